@@ -1,0 +1,67 @@
+"""What all commands share: the parser's frame, exit codes, and how an error is shown."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bonemet_auto import __version__
+from bonemet_auto.errors import BonemetError
+
+EXIT_DONE = 0
+EXIT_BUG = 1
+EXIT_REFUSED = 2
+EXIT_SOME_FAILED = 3
+EXIT_STOPPED = 4
+
+RESEARCH_NOTE = "Research use only; not a medical device."
+
+
+def command_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """A parser with the flags that every command has."""
+    parser = argparse.ArgumentParser(
+        prog=name,
+        description=f"{description} {RESEARCH_NOTE}",
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument("--verbose", action="store_true", help="show more, and tracebacks of errors")
+    return parser
+
+
+def add_root(parser: argparse.ArgumentParser) -> None:
+    """Add `--root`."""
+    parser.add_argument(
+        "--root",
+        type=Path,
+        help="data root that holds raw, preprocessed and results; otherwise $BONEMET_ROOT, "
+        "otherwise ./bonemet_data",
+    )
+
+
+def run_command(
+    parser: argparse.ArgumentParser,
+    work: Callable[[argparse.Namespace], int],
+    arguments: Sequence[str] | None,
+) -> int:
+    """Parse, work, and turn every outcome into an exit code and at most one line of complaint."""
+    options = parser.parse_args(arguments)
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.INFO,
+        format="%(message)s",
+        stream=sys.stderr,
+    )
+    for noisy in ("matplotlib", "PIL", "h5py"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        return work(options)
+    except BonemetError as error:
+        if options.verbose:
+            logging.exception("%s failed", parser.prog)
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return EXIT_REFUSED
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: stopped", file=sys.stderr)
+        return EXIT_STOPPED

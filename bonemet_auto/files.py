@@ -1,0 +1,107 @@
+"""Files that are never seen half-written, checksums, and where a data root keeps its folders."""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bonemet_auto.errors import DataError, UsageError
+
+_CHUNK_BYTES = 1 << 20
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`, and move it into place once it is complete on disk.
+
+    The temporary name keeps the ending of `path`, which many writers read as the format. After an
+    exception or a kill the old file is still whole.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as source:
+        while piece := source.read(_CHUNK_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def data_root(flag: Path | None) -> Path:
+    """The data root: the flag, else `$BONEMET_ROOT`, else `./bonemet_data`."""
+    return flag or Path(os.environ.get("BONEMET_ROOT") or "bonemet_data")
+
+
+def find_dataset(root: Path, dataset: str) -> str:
+    """Full folder name (`Dataset001_Name`) of a dataset given by number, short or full name.
+
+    Raises:
+        UsageError: no such dataset under `root/raw` or `root/preprocessed`, or several.
+    """
+    folders = sorted(
+        {
+            folder.name
+            for stage in ("raw", "preprocessed")
+            if (root / stage).is_dir()
+            for folder in (root / stage).iterdir()
+            if folder.is_dir() and re.fullmatch(r"Dataset\d{3}_.+", folder.name)
+        }
+    )
+    by_number = int(dataset) if dataset.isdigit() else None
+    matches = [
+        name
+        for name in folders
+        if dataset in (name, name.split("_", 1)[1]) or by_number == int(name[7:10])
+    ]
+    if len(matches) == 1:
+        return matches[0]
+    problem = f"'{dataset}' fits {', '.join(matches)}" if matches else f"no dataset '{dataset}'"
+    known = ", ".join(folders) or "none"
+    raise UsageError(
+        f"{problem} under {root} (datasets there: {known}). Give the number or the full folder name "
+        "(Dataset001_Name), or point --root or $BONEMET_ROOT to the data root."
+    )
+
+
+def raw_folder(root: Path, dataset: str) -> Path:
+    """`ROOT/raw/DATASET`."""
+    return root / "raw" / dataset
+
+
+def preprocessed_folder(root: Path, dataset: str) -> Path:
+    """`ROOT/preprocessed/DATASET`; plans live in sub-folders named after them."""
+    return root / "preprocessed" / dataset
+
+
+def results_folder(root: Path, dataset: str, plan_name: str) -> Path:
+    """`ROOT/results/DATASET/PLAN`; folds live in `fold_0` to `fold_4` below it."""
+    return root / "results" / dataset / plan_name
+
+
+def require_file(path: Path, remedy: str) -> Path:
+    """Return `path` if it is a file.
+
+    Raises:
+        DataError: it is missing; the message ends with `remedy`.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} does not exist. {remedy}")
+    return path

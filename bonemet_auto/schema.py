@@ -1,0 +1,347 @@
+"""Every JSON file that we read or write, as one frozen model each.
+
+Files written by people (`dataset.json`, `CASE.json`) may hold keys of their own; files written by us
+may not, so that a typing slip in an edited plan is found at once. `read_json` reports all mistakes of
+a file together, with the path of each field.
+"""
+
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from bonemet_auto.errors import BonemetError, DataError
+from bonemet_auto.files import require_file, write_text
+from bonemet_auto.geometry import Geometry, Index, Triple
+
+FORMAT_VERSION = 1
+POSITIVE_CLASS_NAME = "lung_metastasis"
+
+Box = tuple[float, float, float, float, float, float]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class _Ours(BaseModel):
+    """Written by this package: unknown keys are mistakes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Theirs(BaseModel):
+    """Written by people or other tools: unknown keys are kept out of our way."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class DatasetInfo(_Theirs):
+    """`dataset.json` of a raw dataset."""
+
+    name: str
+    channel_names: dict[str, str]
+    labels: dict[str, int]
+    file_ending: str = ".nii.gz"
+    num_training: int = Field(alias="numTraining")
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    @field_validator("channel_names")
+    @classmethod
+    def _one_ct_channel(cls, channels: dict[str, str]) -> dict[str, str]:
+        if [name.upper() for name in channels.values()] != ["CT"]:
+            raise ValueError('exactly one channel {"0": "CT"} is supported')
+        return channels
+
+    @field_validator("labels")
+    @classmethod
+    def _classes_from_zero(cls, labels: dict[str, int]) -> dict[str, int]:
+        if not labels or sorted(labels.values()) != list(range(len(labels))):
+            raise ValueError('classes must be numbered 0..k without gaps, e.g. {"other": 0, '
+                             f'"{POSITIVE_CLASS_NAME}": 1}}; background is not a class')
+        return labels
+
+    @property
+    def positive_class(self) -> int:
+        """Class number that counts as lung-cancer metastasis."""
+        return self.labels.get(POSITIVE_CLASS_NAME, 1)
+
+
+class CaseLabels(_Theirs):
+    """`labelsTr/CASE.json`: the class of each instance id, and what is known of the patient."""
+
+    instances: dict[int, int | None]
+    patient: Literal[0, 1] | None = None
+    patient_id: str | None = None
+
+
+class GeometryRecord(_Ours):
+    """A `Geometry` on file."""
+
+    shape: Index
+    spacing_mm: Triple
+    origin_lps_mm: Triple
+    direction: tuple[Triple, Triple, Triple]
+
+    @classmethod
+    def of(cls, geometry: Geometry) -> "GeometryRecord":
+        """Record of a grid."""
+        return cls(
+            shape=geometry.shape,
+            spacing_mm=geometry.spacing_mm,
+            origin_lps_mm=geometry.origin_lps_mm,
+            direction=geometry.direction,
+        )
+
+    def geometry(self) -> Geometry:
+        """The grid of a record."""
+        return Geometry(self.shape, self.spacing_mm, self.origin_lps_mm, self.direction)
+
+
+class LesionFingerprint(_Ours):
+    """One lesion as annotated, on the scan's own grid."""
+
+    instance: int
+    source: int | None
+    volume_mm3: float
+    size_mm: Triple
+    share_outside_bone: float
+
+
+class CaseFingerprint(_Ours):
+    """One training case. Histograms count voxels in `HISTOGRAM_EDGES_HU` bins."""
+
+    case: str
+    patient_id: str
+    input_hash: str
+    shape: Index
+    spacing_mm: Triple
+    lesions: tuple[LesionFingerprint, ...]
+    patient_label: Literal[0, 1] | None
+    bone_histogram: tuple[int, ...]
+    lesion_histogram: tuple[int, ...]
+
+
+class Fingerprint(_Ours):
+    """`preprocessed/D/fingerprint.json`: what the planner knows of a dataset."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    dataset: str
+    cases: tuple[CaseFingerprint, ...]
+
+
+class Splits(_Ours):
+    """`preprocessed/D/splits.json`: validation cases of each fold; the others train."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    seed: int
+    validation: tuple[tuple[str, ...], ...]
+
+
+class NetworkPlan(_Ours):
+    """Shape of the network; all triples are (z, y, x), all per-stage tuples start at the stem.
+
+    `rpn_stages` are indices into the stages; `anchor_sizes` holds, for each of them, box sizes in
+    voxels of the planned spacing.
+    """
+
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    strides: tuple[Index, ...]
+    kernels: tuple[Index, ...]
+    skip_width: int
+    neck_width: int
+    rpn_stages: tuple[int, ...]
+    anchor_sizes: tuple[tuple[Triple, ...], ...]
+    drop_path: float = Field(ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _lengths_agree(self) -> "NetworkPlan":
+        per_stage = {len(self.widths), len(self.depths), len(self.strides), len(self.kernels)}
+        if per_stage != {len(self.widths)}:
+            raise ValueError("widths, depths, strides and kernels need one entry per stage each")
+        if len(self.rpn_stages) != len(self.anchor_sizes):
+            raise ValueError("anchor_sizes needs one list per entry of rpn_stages")
+        if any(stage not in range(len(self.widths)) for stage in self.rpn_stages):
+            raise ValueError(f"rpn_stages must be stage indices below {len(self.widths)}")
+        return self
+
+    def total_stride(self, stage: int) -> Index:
+        """Voxels of the patch per cell of a stage's feature map."""
+        total = [1, 1, 1]
+        for stride in self.strides[: stage + 1]:
+            total = [t * s for t, s in zip(total, stride, strict=True)]
+        return (total[0], total[1], total[2])
+
+
+class TrainingPlan(_Ours):
+    """How long and how fast to train."""
+
+    iterations: int = Field(gt=0)
+    epochs: int = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    warmup_share: float = Field(ge=0, lt=1)
+    lesion_share: float = Field(ge=0, le=1)
+
+
+class InferencePlan(_Ours):
+    """How windows are laid over a scan."""
+
+    overlap: float = Field(ge=0, lt=1)
+    mirror_axes: tuple[int, ...]
+    skip_windows_without_bone: bool
+
+
+class Target(_Ours):
+    """What the plan was made for."""
+
+    device: Literal["cpu", "cuda"]
+    memory_gb: float
+
+
+class Plan(_Ours):
+    """`plan.json`: the only contract between planning and everything after it."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    name: str
+    planner: str
+    dataset: str
+    target: Target
+    spacing_mm: Triple
+    window_hu: tuple[float, float]
+    mean_hu: float
+    sd_hu: float = Field(gt=0)
+    patch_size: Index
+    batch_size: int = Field(gt=0)
+    memory_bytes: int
+    network: NetworkPlan
+    training: TrainingPlan
+    inference: InferencePlan
+
+    @model_validator(mode="after")
+    def _patch_fits_strides(self) -> "Plan":
+        total = self.network.total_stride(len(self.network.strides) - 1)
+        if any(p % t for p, t in zip(self.patch_size, total, strict=True)):
+            raise ValueError(f"patch_size {self.patch_size} must be divisible by the total stride {total}")
+        if self.window_hu[0] >= self.window_hu[1]:
+            raise ValueError(f"window_hu {self.window_hu} must rise")
+        return self
+
+
+class StoredLesion(_Ours):
+    """One lesion on the planned grid. `is_lung` is None where the source is unknown."""
+
+    instance: int
+    is_lung: bool | None
+    box_voxel_zyx: Box
+    volume_voxel: int
+
+
+class StoredCase(_Ours):
+    """`cases/CASE.json` beside the case's arrays: how the stored grid lies in the original one."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    case: str
+    patient_id: str
+    input_hash: str
+    original: GeometryRecord
+    crop_start: Index
+    crop_shape: Index
+    shape: Index
+    spacing_mm: Triple
+    lesions: tuple[StoredLesion, ...]
+    patient_label: Literal[0, 1] | None
+    bone_voxels: tuple[Index, ...]
+
+
+class OperatingPoint(_Ours):
+    """`fold_k/operating_point.json`: thresholds found on the fold's own validation cases."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    score_threshold: float
+    patient_threshold: float
+    no_lesion_probability: float
+    rule: str
+    sensitivity: float | None
+    fp_per_scan: float | None
+
+
+class LesionRecord(_Ours):
+    """One lesion (or candidate) of `CASE.json`."""
+
+    id: int
+    score: float
+    p_lung_metastasis: float
+    volume_mm3: float
+    box_voxel_zyx: Box
+    centroid_lps_mm: Triple
+    corners_lps_mm: tuple[Triple, ...]
+
+
+class PatientRecord(_Ours):
+    """The estimate for the patient of one case."""
+
+    probability: float
+    label: Literal[0, 1]
+    threshold: float
+
+
+class CasePrediction(_Ours):
+    """`OUT/CASE.json`, and the same for `OUT/candidates/CASE.json` without a patient estimate."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    case: str
+    lesions: tuple[LesionRecord, ...]
+    patient: PatientRecord | None
+    score_threshold: float
+    warnings: tuple[str, ...]
+
+
+class FailedCase(_Ours):
+    """One entry of `failed_cases.json`."""
+
+    case: str
+    reason: str
+    fix: str
+
+
+class RunReport(_Ours):
+    """`run_report.json`: what ran, on what, how long."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    command: str
+    bonemet_version: str
+    versions: dict[str, str]
+    device: str
+    flags: dict[str, str]
+    seed: int | None
+    started: str
+    elapsed_s: float
+    cases_done: int
+    cases_failed: int
+
+
+def read_json(path: Path, model: type[Model], remedy: str = "Create or mend the file.") -> Model:
+    """Read and check one of our files.
+
+    Raises:
+        DataError: the file is missing, not JSON, or breaks its schema; every mistake is named.
+    """
+    text = require_file(path, remedy).read_text(encoding="utf-8")
+    return parse_json(text, model, str(path), DataError)
+
+
+def parse_json(text: str, model: type[Model], where: str, error: type[BonemetError]) -> Model:
+    """Check JSON text against a schema; `where` and the kind of `error` go into the message."""
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as invalid:
+        mistakes = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc']) or 'file'}: {item['msg']}"
+            for item in invalid.errors()
+        )
+        raise error(f"{where}: {mistakes}. See docs/reference/formats.md.") from None
+
+
+def write_json(path: Path, value: BaseModel) -> None:
+    """Write one of our files atomically; equal values give equal bytes."""
+    write_text(path, value.model_dump_json(indent=1, by_alias=True) + "\n")
