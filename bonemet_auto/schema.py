@@ -14,7 +14,7 @@ from bonemet_auto.errors import BonemetError, DataError
 from bonemet_auto.files import require_file, write_text
 from bonemet_auto.geometry import Geometry, Index, Triple
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Literal[1] = 1
 POSITIVE_CLASS_NAME = "lung_metastasis"
 
 Box = tuple[float, float, float, float, float, float]

@@ -1,0 +1,88 @@
+"""The end of a training fold: predict its validation cases as a user would, and choose thresholds."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from bonemet_auto.evaluation.operating_point import ScoredCase, choose_operating_point
+from bonemet_auto.evaluation.pairing import match_lesions
+from bonemet_auto.images import read_instances
+from bonemet_auto.inference.export import write_case, write_cohort_tables, write_failures
+from bonemet_auto.inference.predict import Prediction, predict_cases
+from bonemet_auto.model.mask_rcnn import MaskRCNN
+from bonemet_auto.raw_dataset import RawCase, open_raw_dataset, patient_label, read_case_labels
+from bonemet_auto.schema import FailedCase, OperatingPoint, Plan, write_json
+
+logger = logging.getLogger(__name__)
+
+HIT_IOU = 0.1
+
+
+def validate_fold(
+    model: MaskRCNN,
+    plan: Plan,
+    raw: Path,
+    cases: Sequence[str],
+    folder: Path,
+    device: torch.device,
+) -> OperatingPoint:
+    """Predict the validation cases, find the fold's thresholds, and write both into `folder`.
+
+    Args:
+        model: the fold's averaged network, on `device`.
+        plan: the plan it was trained with.
+        raw: the raw dataset's folder.
+        cases: validation cases; may be empty.
+        folder: takes `operating_point.json` and `validation/`.
+        device: where to predict.
+    """
+    dataset = open_raw_dataset(raw)
+    by_name = {case.case: case for case in dataset.training}
+    images = {case: by_name[case].image for case in cases}
+    predictions: list[Prediction] = []
+    failed: list[FailedCase] = []
+    for outcome in tqdm(
+        predict_cases(images, [model], plan, device),
+        total=len(images),
+        desc="validation",
+        unit="case",
+        disable=None,
+    ):
+        (failed if isinstance(outcome, FailedCase) else predictions).append(outcome)  # type: ignore[arg-type]
+    positive = dataset.info.positive_class
+    scored = [score_case(item, by_name[item.case], positive) for item in predictions]
+    point = choose_operating_point(scored)
+    out = folder / "validation"
+    for item in predictions:
+        write_case(out, item.case, item.geometry, item.result, point)
+    write_cohort_tables(out)
+    for failure in failed:
+        logger.warning("validation case %s failed: %s", failure.case, failure.reason)
+    write_failures(out / "failed_cases.json", failed)
+    write_json(folder / "operating_point.json", point)
+    return point
+
+
+def score_case(prediction: Prediction, reference: RawCase, positive_class: int) -> ScoredCase:
+    """Which annotated lesion each predicted one finds, at mask IoU .1, candidates included."""
+    if reference.label is None or reference.labels_json is None:
+        raise AssertionError("a preprocessed case has its label files")
+    annotated = read_instances(reference.label).array
+    labels = read_case_labels(reference.labels_json)
+    lesions = prediction.result.lesions
+    drawn = np.zeros(annotated.shape, dtype=np.uint16)
+    for number, lesion in enumerate(lesions, 1):
+        drawn[lesion.region][lesion.mask] = number
+    scores = {number: lesion.score for number, lesion in enumerate(lesions, 1)}
+    matches = match_lesions(annotated, drawn, scores, HIT_IOU)
+    return ScoredCase(
+        scores=np.array([lesion.score for lesion in lesions]),
+        matched=np.array([matches[number].reference for number in scores], dtype=int),
+        n_reference=len(labels.instances),
+        p_lung=np.array([lesion.p_lung for lesion in lesions]),
+        patient_label=patient_label(labels, positive_class),
+    )

@@ -1,0 +1,214 @@
+"""`bonemet_plan_and_preprocess -d D`: check the data, plan, and preprocess."""
+
+import argparse
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bonemet_auto.commands.common import (
+    EXIT_DONE,
+    EXIT_REFUSED,
+    EXIT_SOME_FAILED,
+    add_root,
+    command_parser,
+    run_command,
+)
+from bonemet_auto.errors import DataError, UsageError
+from bonemet_auto.files import data_root, find_dataset, preprocessed_folder, raw_folder, write_text
+
+if TYPE_CHECKING:
+    from bonemet_auto.integrity import Inspection
+    from bonemet_auto.schema import FailedCase, Fingerprint, Plan, Splits
+
+logger = logging.getLogger(__name__)
+
+_WORKER_BYTES = 3 << 30
+"""A whole-body CT of 1000 slices with its label map and one resampled copy."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Console script."""
+    parser = command_parser(
+        "bonemet_plan_and_preprocess",
+        "Check every file of a raw dataset, plan network and training for it, and preprocess it.",
+    )
+    parser.add_argument(
+        "-d", "--dataset", required=True, help="number, name or folder name of the dataset"
+    )
+    add_root(parser)
+    parser.add_argument("--planner", help="default or fast; otherwise what the machine allows")
+    parser.add_argument("--plan-name", default="default", help="folder of the plan")
+    parser.add_argument(
+        "--gpu-memory", type=float, metavar="GB", help="plan for a GPU with so much memory"
+    )
+    parser.add_argument(
+        "--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help="planned spacing in mm"
+    )
+    parser.add_argument(
+        "--patch-size", type=int, nargs=3, metavar=("Z", "Y", "X"), help="planned patch in voxels"
+    )
+    parser.add_argument(
+        "--keep-plan", action="store_true", help="use the plan.json that is there, edited by hand"
+    )
+    parser.add_argument(
+        "-np", "--processes", type=int, help="worker processes (default: cores, as memory allows)"
+    )
+    parser.add_argument(
+        "--skip-bad-cases", action="store_true", help="leave out cases with faults, exit with 3"
+    )
+    parser.add_argument("--plan-only", action="store_true", help="do not preprocess")
+    return run_command(parser, _plan_and_preprocess, arguments)
+
+
+def _plan_and_preprocess(options: argparse.Namespace) -> int:
+    from bonemet_auto.integrity import inspect_dataset
+    from bonemet_auto.raw_dataset import open_raw_dataset
+    from bonemet_auto.schema import write_json
+
+    if options.processes is not None and options.processes < 1:
+        raise UsageError(f"-np {options.processes}: give at least one process.")
+    root = data_root(options.root)
+    name = find_dataset(root, options.dataset)
+    folder = preprocessed_folder(root, name)
+    processes = options.processes or _default_processes()
+    dataset = open_raw_dataset(raw_folder(root, name))
+    previous = _previous_fingerprint(folder)
+    inspection = inspect_dataset(dataset, previous, processes)
+    failed = _report(inspection, options.skip_bad_cases)
+    if failed is None:
+        return EXIT_REFUSED
+    fingerprint = inspection.fingerprint
+    splits = _splits(folder, fingerprint, previous)
+    write_json(folder / "fingerprint.json", fingerprint)
+    write_json(folder / "splits.json", splits)
+    plan = _plan(options, fingerprint, folder / options.plan_name)
+    _describe(fingerprint, splits, plan, folder / options.plan_name)
+    if not options.plan_only:
+        from bonemet_auto.preprocess import preprocess_dataset
+
+        cases = folder / options.plan_name / "cases"
+        failed += preprocess_dataset(dataset, fingerprint, plan, cases, processes)
+    _write_failed(folder / "failed_cases.json", failed)
+    return EXIT_SOME_FAILED if failed else EXIT_DONE
+
+
+def _default_processes() -> int:
+    cores = os.cpu_count() or 1
+    try:
+        free_bytes = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError):  # not every system tells
+        return cores
+    return max(1, min(cores, free_bytes // _WORKER_BYTES))
+
+
+def _previous_fingerprint(folder: Path) -> "Fingerprint | None":
+    """The last fingerprint; one that cannot be read (older format) is simply taken anew."""
+    from bonemet_auto.schema import Fingerprint, read_json
+
+    try:
+        return read_json(folder / "fingerprint.json", Fingerprint)
+    except DataError:
+        return None
+
+
+def _report(inspection: "Inspection", skip_bad_cases: bool) -> "list[FailedCase] | None":
+    """Show warnings and faults; the cases left out, or None where the dataset is refused."""
+    from bonemet_auto.integrity import fault_table
+    from bonemet_auto.schema import FailedCase
+
+    for warning in inspection.warnings:
+        logger.warning("warning: %s", warning)
+    faults = inspection.faults
+    if not faults:
+        return []
+    print(fault_table(faults))
+    if not skip_bad_cases or any(not fault.case for fault in faults):
+        advice = "Mend them" if skip_bad_cases else "Mend them, or leave them out: --skip-bad-cases"
+        print(f"{len(faults)} faults; nothing was planned. {advice}.")
+        return None
+    if not inspection.fingerprint.cases:
+        raise DataError("every case has a fault; nothing is left to plan for. Mend the faults.")
+    print(f"{len({fault.case for fault in faults})} cases with faults are left out.")
+    return [
+        FailedCase(case=fault.case, reason=f"{fault.file}: {fault.problem}", fix=fault.fix)
+        for fault in faults
+    ]
+
+
+def _splits(folder: Path, fingerprint: "Fingerprint", previous: "Fingerprint | None") -> "Splits":
+    """New folds, or those on file if they were made by hand or still fit."""
+    from bonemet_auto.folds import check_splits, make_splits
+    from bonemet_auto.schema import Splits, read_json
+
+    path = folder / "splits.json"
+    if not path.is_file():
+        return make_splits(fingerprint)
+    kept = read_json(path, Splits)
+    if previous is not None and kept == make_splits(previous, seed=kept.seed):
+        return make_splits(fingerprint, seed=kept.seed)
+    check_splits(kept, fingerprint)
+    logger.info("keeping the folds of %s", path)
+    return kept
+
+
+def _plan(options: argparse.Namespace, fingerprint: "Fingerprint", folder: Path) -> "Plan":
+    """Make the plan (or read the edited one), and write it with its explanation."""
+    import planners
+    from bonemet_auto.schema import Plan, read_json, write_json
+
+    if getattr(planners, "OWNER", None) != "bonemet_auto":
+        raise UsageError(
+            f"another package named 'planners' hides ours: {planners.__file__}. Uninstall it, or "
+            "install bonemet_auto into an environment of its own."
+        )
+    if options.keep_plan:
+        plan = read_json(folder / "plan.json", Plan, "Run once without --keep-plan.")
+    else:
+        target = planners.detect_target(options.gpu_memory)
+        planner = options.planner or planners.default_planner(target)
+        if planner not in planners.PLANNERS:
+            known = ", ".join(sorted(planners.PLANNERS))
+            raise UsageError(f"--planner {planner} is unknown. Give one of: {known}.")
+        plan = planners.PLANNERS[planner](
+            fingerprint,
+            target,
+            options.plan_name,
+            tuple(options.spacing) if options.spacing else None,
+            tuple(options.patch_size) if options.patch_size else None,
+        )
+        write_json(folder / "plan.json", plan)
+    write_text(folder / "plan.md", planners.explain_plan(plan, fingerprint))
+    return plan
+
+
+def _describe(fingerprint: "Fingerprint", splits: "Splits", plan: "Plan", folder: Path) -> None:
+    from bonemet_auto.folds import patient_labels
+
+    lesions = [lesion for case in fingerprint.cases for lesion in case.lesions]
+    labels = list(patient_labels(fingerprint.cases).values())
+    print(
+        f"{fingerprint.dataset}: {len(fingerprint.cases)} cases of {len(labels)} patients "
+        f"({labels.count(1)} lung metastasis, {labels.count(0)} other, {labels.count(None)} "
+        f"unknown), {len(lesions)} lesions, {len(splits.validation)} folds\n"
+        f"planner    {plan.planner}, for {plan.target.device} with {plan.target.memory_gb:g} GB\n"
+        f"spacing    {_times(plan.spacing_mm)} mm (z, y, x)\n"
+        f"patch      {_times(plan.patch_size)} voxels, batch size {plan.batch_size}\n"
+        f"memory     {plan.memory_bytes / 1e9:.2f} GB estimated\n"
+        f"files      {folder} (plan.md explains every choice)"
+    )
+
+
+def _times(values: Sequence[float]) -> str:
+    return " x ".join(f"{value:.4g}" for value in values)
+
+
+def _write_failed(path: Path, failed: "list[FailedCase]") -> None:
+    """Write `failed_cases.json`, or remove that of an earlier run."""
+    if not failed:
+        path.unlink(missing_ok=True)
+        return
+    write_text(path, json.dumps([case.model_dump() for case in failed], indent=1) + "\n")
+    print(f"{len({case.case for case in failed})} cases failed or were left out: {path}")

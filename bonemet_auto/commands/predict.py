@@ -1,0 +1,218 @@
+"""`bonemet_predict -i IN -o OUT`: find, outline and source-classify lesions in new scans."""
+
+import argparse
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bonemet_auto import __version__
+from bonemet_auto.commands.common import (
+    EXIT_DONE,
+    EXIT_SOME_FAILED,
+    add_root,
+    command_parser,
+    pick_device,
+    run_command,
+)
+from bonemet_auto.errors import UsageError
+from bonemet_auto.files import data_root, find_dataset, results_folder
+
+if TYPE_CHECKING:
+    import torch
+
+    from bonemet_auto.inference.load import Ensemble
+    from bonemet_auto.schema import FailedCase
+
+logger = logging.getLogger(__name__)
+
+_REPORTED_PACKAGES = ("torch", "numpy", "scipy", "SimpleITK")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Console script."""
+    parser = command_parser(
+        "bonemet_predict", "Find, outline and source-classify bone lesions in CTs."
+    )
+    parser.add_argument("-i", "--input", type=Path, required=True, help="a CT, or a folder of CTs")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the results")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "-m",
+        "--model",
+        type=Path,
+        help="a fold's folder, or a folder that holds fold_0, fold_1 ...",
+    )
+    source.add_argument("-d", "--dataset", help="dataset whose trained folds are used")
+    parser.add_argument("-p", "--plan-name", default="default", help="plan of the folds, with -d")
+    parser.add_argument(
+        "-f", "--folds", type=int, nargs="+", help="folds that predict together; otherwise all"
+    )
+    add_root(parser)
+    parser.add_argument("-device", "--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--threshold", type=_share, metavar="T", help="score from which a lesion counts (0 to 1)"
+    )
+    parser.add_argument(
+        "-num_parts", "--num-parts", type=int, default=1, metavar="N", help="split the cases by N"
+    )
+    parser.add_argument(
+        "-part_id", "--part-id", type=int, default=0, metavar="K", help="do part K, from 0"
+    )
+    rerun = parser.add_mutually_exclusive_group()
+    rerun.add_argument("--overwrite", action="store_true", help="write into a folder with results")
+    rerun.add_argument(
+        "--continue", dest="go_on", action="store_true", help="skip cases that are done"
+    )
+    return run_command(parser, _predict, arguments)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number from 0 to 1")
+    return value
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from bonemet_auto.processor import tune_processor
+
+    tune_processor()
+    from bonemet_auto.images import find_images
+    from bonemet_auto.inference.export import write_cohort_tables, write_failures
+    from bonemet_auto.inference.load import find_folds, load_ensemble
+
+    started, clock_s = datetime.now(timezone.utc), time.perf_counter()
+    images = _own_part(find_images(options.input), options.num_parts, options.part_id)
+    images = _claim_output(options, images)
+    device = pick_device(options.device)
+    ensemble = load_ensemble(find_folds(_model_folder(options), options.folds), device)
+    logger.info(
+        "predicting %d cases with %d fold(s) on %s", len(images), len(ensemble.models), device
+    )
+    failed = _run(options, images, ensemble, device)
+    write_cohort_tables(options.output)
+    part = "" if options.num_parts == 1 else f"_part{options.part_id}of{options.num_parts}"
+    write_failures(options.output / f"failed_cases{part}.json", failed)
+    _write_report(
+        options.output / f"run_report{part}.json",
+        options,
+        ensemble,
+        str(device),
+        started,
+        time.perf_counter() - clock_s,
+        (len(images) - len(failed), len(failed)),
+    )
+    logger.info("%d of %d cases are in %s", len(images) - len(failed), len(images), options.output)
+    return EXIT_SOME_FAILED if failed else EXIT_DONE
+
+
+def _model_folder(options: argparse.Namespace) -> Path:
+    if options.model is not None:
+        return Path(options.model)
+    root = data_root(options.root)
+    return results_folder(root, find_dataset(root, options.dataset), options.plan_name)
+
+
+def _own_part(images: Mapping[str, Path], parts: int, part: int) -> dict[str, Path]:
+    """Every `parts`-th case, from number `part` on."""
+    if parts < 1 or part not in range(parts):
+        raise UsageError(
+            f"-num_parts {parts} -part_id {part}: give N parts, N >= 1, and K from 0 to N - 1."
+        )
+    return dict(list(images.items())[part::parts])
+
+
+def _claim_output(options: argparse.Namespace, images: Mapping[str, Path]) -> dict[str, Path]:
+    """The cases to do, once it is sure that no earlier result is lost against the user's will."""
+    from bonemet_auto.inference.export import is_run_file
+
+    out, source = options.output.resolve(), options.input.resolve()
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"-o {options.output} is a file; give a folder.")
+    if source.is_dir() and out.is_relative_to(source):
+        raise UsageError(
+            f"-o {options.output} lies in the input folder {options.input}, where results would be "
+            "taken for scans. Give another folder."
+        )
+    reserved = [case for case in images if is_run_file(out / f"{case}.json")]
+    if reserved:
+        raise UsageError(f"case '{reserved[0]}' has the name of a file that we write; rename it.")
+    done = [case for case in images if (out / f"{case}.json").is_file()]
+    if options.go_on:
+        return {case: path for case, path in images.items() if case not in done}
+    # Other parts write into the same folder at the same time: only own cases count then.
+    taken = bool(done) if options.num_parts > 1 else out.is_dir() and any(out.iterdir())
+    if taken and not options.overwrite:
+        raise UsageError(
+            f"-o {options.output} is not empty. Give another folder, --continue to skip the cases "
+            "that are done, or --overwrite."
+        )
+    return dict(images)
+
+
+def _run(
+    options: argparse.Namespace,
+    images: Mapping[str, Path],
+    ensemble: "Ensemble",
+    device: "torch.device",
+) -> "list[FailedCase]":
+    """Predict and write case by case; return the cases that failed."""
+    from tqdm import tqdm
+
+    from bonemet_auto.inference.export import write_case
+    from bonemet_auto.inference.predict import predict_cases
+    from bonemet_auto.schema import FailedCase
+
+    point = ensemble.operating_point
+    if options.threshold is not None:
+        point = point.model_copy(update={"score_threshold": options.threshold})
+    failed = []
+    outcomes = predict_cases(images, ensemble.models, ensemble.plan, device)
+    for outcome in tqdm(outcomes, "Predicting", len(images), unit="case", disable=None):
+        if isinstance(outcome, FailedCase):
+            logger.error("case %s failed: %s", outcome.case, outcome.reason)
+            failed.append(outcome)
+            continue
+        for warning in outcome.result.warnings:
+            logger.warning("warning: %s: %s", outcome.case, warning)
+        write_case(options.output, outcome.case, outcome.geometry, outcome.result, point)
+    return failed
+
+
+def _write_report(
+    path: Path,
+    options: argparse.Namespace,
+    ensemble: "Ensemble",
+    device: str,
+    started: datetime,
+    elapsed_s: float,
+    counts: tuple[int, int],
+) -> None:
+    from importlib.metadata import version
+
+    from bonemet_auto.schema import RunReport, write_json
+
+    flags = {name: str(value) for name, value in vars(options).items() if value is not None}
+    report = RunReport(
+        command="bonemet_predict",
+        bonemet_version=__version__,
+        versions={package: version(package) for package in _REPORTED_PACKAGES},
+        device=device,
+        flags=flags
+        | {
+            "folds_used": ", ".join(str(folder) for folder in ensemble.folders),
+            "operating_point": ensemble.operating_point.rule,
+        },
+        seed=None,
+        started=started.isoformat(timespec="seconds"),
+        elapsed_s=round(elapsed_s, 3),
+        cases_done=counts[0],
+        cases_failed=counts[1],
+    )
+    write_json(path, report)

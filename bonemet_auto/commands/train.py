@@ -1,0 +1,177 @@
+"""`bonemet_train D FOLD`: train one fold and predict its validation cases."""
+
+import argparse
+import logging
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bonemet_auto.commands.common import EXIT_DONE, add_root, command_parser, run_command
+from bonemet_auto.errors import UsageError
+from bonemet_auto.files import data_root, find_dataset, preprocessed_folder, results_folder
+
+if TYPE_CHECKING:
+    import torch
+
+    from bonemet_auto.data.loader import PatchDataset
+    from bonemet_auto.schema import Plan, StoredCase
+
+logger = logging.getLogger(__name__)
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Console script."""
+    parser = command_parser(
+        "bonemet_train",
+        "Train one fold of a planned and preprocessed dataset, then predict its validation cases.",
+    )
+    parser.add_argument("dataset", help="number, name or folder name of the dataset")
+    parser.add_argument("fold", type=int, help="fold number, 0 to 4")
+    add_root(parser)
+    parser.add_argument("-p", "--plan-name", default="default", help="plan to train")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=_positive, help="stop after so many of the plan's epochs")
+    length.add_argument("--iterations", type=_positive, help="training steps in all")
+    length.add_argument(
+        "--time-budget",
+        type=parse_duration,
+        metavar="30m",
+        help="wall-clock time for training and validation; converted once to a number of steps",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, samples and draws")
+    parser.add_argument(
+        "--workers", type=int, help="loader processes (default: cores - 1, at most 8)"
+    )
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    start.add_argument("--overwrite", action="store_true", help="start over an existing run")
+    return run_command(parser, _train, arguments)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `90s`, `30m`, `8h`, `2d` or a plain number of seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip().lower())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"'{text}' is no duration; write 90s, 30m, 8h or 2d")
+    return float(match[1]) * _UNITS_S[match[2] or "s"]
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no positive whole number")
+    return int(text)
+
+
+def _train(options: argparse.Namespace) -> int:
+    started = time.perf_counter()
+    from bonemet_auto.processor import default_workers, tune_processor
+
+    tune_processor()
+    import torch
+
+    from bonemet_auto.commands.common import pick_device
+    from bonemet_auto.commands.fold_validation import validate_fold
+    from bonemet_auto.data.loader import PatchDataset
+    from bonemet_auto.model.mask_rcnn import build_model
+    from bonemet_auto.store import read_meta
+    from bonemet_auto.training.checkpoint import Progress
+    from bonemet_auto.training.loop import train
+
+    root = data_root(options.root)
+    dataset_name = find_dataset(root, options.dataset)
+    plan, training_cases, validation_cases = _read_fold(
+        root, dataset_name, options.plan_name, options.fold
+    )
+    cases_folder = preprocessed_folder(root, dataset_name) / options.plan_name / "cases"
+    folder = results_folder(root, dataset_name, options.plan_name) / f"fold_{options.fold}"
+    device = pick_device(options.device)
+    workers = default_workers() if options.workers is None else options.workers
+    dataset = PatchDataset(cases_folder, training_cases, plan, options.seed)
+    _claim_folder(folder, options)
+    progress = Progress(0, 0, 0, options.seed)
+    if not options.resume:
+        held_out = [read_meta(cases_folder, case) for case in validation_cases]
+        spent_s = time.perf_counter() - started
+        steps, epochs = _length(options, plan, dataset, held_out, device, workers, spent_s)
+        progress = Progress(0, steps, epochs, options.seed)
+        _copy_contract(plan, root, dataset_name, folder)
+        logger.info(
+            "training %s %s fold %d on %s: %d cases, %d steps in %d epochs",
+            dataset_name, plan.name, options.fold, device, len(training_cases), steps, epochs,
+        )  # fmt: skip
+    torch.manual_seed(options.seed)
+    model = build_model(plan.network)
+    average = train(model, plan, dataset, folder, progress, device, workers, options.resume)
+    raw = root / "raw" / dataset_name
+    point = validate_fold(average, plan, raw, validation_cases, folder, device)
+    logger.info(
+        "validation: lesion sensitivity %s at %s FP per scan (score >= %.2f); everything is in %s",
+        point.sensitivity, point.fp_per_scan, point.score_threshold, folder,
+    )  # fmt: skip
+    return EXIT_DONE
+
+
+def _read_fold(
+    root: Path, dataset: str, plan_name: str, fold: int
+) -> tuple["Plan", list[str], list[str]]:
+    """Plan, training cases and validation cases of a fold."""
+    from bonemet_auto.folds import check_splits, fold_cases
+    from bonemet_auto.schema import Fingerprint, Plan, Splits, read_json
+
+    folder = preprocessed_folder(root, dataset)
+    remedy = f"Run bonemet_plan_and_preprocess -d {dataset} first."
+    plan = read_json(folder / plan_name / "plan.json", Plan, remedy)
+    fingerprint = read_json(folder / "fingerprint.json", Fingerprint, remedy)
+    splits = read_json(folder / "splits.json", Splits, remedy)
+    check_splits(splits, fingerprint)
+    training, validation = fold_cases(splits, fingerprint, fold)
+    return plan, list(training), list(validation)
+
+
+def _claim_folder(folder: Path, options: argparse.Namespace) -> None:
+    """Refuse to write over a run that nobody said to give up."""
+    exists = (folder / "checkpoint_last.pt").is_file()
+    if options.resume and not exists:
+        raise UsageError(f"nothing to resume in {folder}; leave --resume out to start")
+    if exists and not (options.resume or options.overwrite):
+        raise UsageError(
+            f"{folder} holds a trained fold; --resume goes on with it, --overwrite starts over"
+        )
+
+
+def _length(
+    options: argparse.Namespace,
+    plan: "Plan",
+    dataset: "PatchDataset",
+    validation: "list[StoredCase]",
+    device: "torch.device",
+    workers: int,
+    spent_s: float,
+) -> tuple[int, int]:
+    """Steps and epochs of a fresh run."""
+    from bonemet_auto.training.budget import steps_for_budget
+
+    training = plan.training
+    per_epoch = max(1, training.iterations // training.epochs)
+    if options.epochs:
+        return per_epoch * options.epochs, options.epochs
+    steps = options.iterations or training.iterations
+    if options.time_budget:
+        left_s = options.time_budget - spent_s
+        steps = steps_for_budget(plan, dataset, validation, device, workers, left_s)
+    return steps, min(training.epochs, max(1, steps // 10))
+
+
+def _copy_contract(plan: "Plan", root: Path, dataset: str, folder: Path) -> None:
+    """Put beside the checkpoint what prediction needs: the folder can then travel alone."""
+    from bonemet_auto.files import require_file, write_text
+    from bonemet_auto.schema import write_json
+
+    write_json(folder / "plan.json", plan)
+    source = require_file(root / "raw" / dataset / "dataset.json", "The raw dataset must be in place.")
+    write_text(folder / "dataset.json", source.read_text(encoding="utf-8"))

@@ -1,0 +1,80 @@
+"""Augmentation of one window with batchgenerators' transforms.
+
+They draw from numpy's global random state, so the caller seeds it per sample; that makes a sample independent
+of the worker that makes it. Instance maps are warped with nearest neighbour: interpolating one-hot maps
+costs one pass per lesion.
+"""
+
+import numpy as np
+import numpy.typing as npt
+from batchgenerators.augmentations.spatial_transformations import augment_spatial
+from batchgenerators.transforms.color_transforms import (
+    BrightnessMultiplicativeTransform,
+    ContrastAugmentationTransform,
+    GammaTransform,
+)
+from batchgenerators.transforms.noise_transforms import (
+    GaussianBlurTransform,
+    GaussianNoiseTransform,
+)
+
+from bonemet_auto.geometry import Index, Triple
+
+SPATIAL_SHARE = 0.3
+REACH = 1.25
+"""A window to be rotated or shrunk is read this much larger, so that few voxels come from outside."""
+
+_SCALE = (0.8, 1.25)
+_FULL_ANGLE = np.pi / 6
+_ISOTROPIC_RATIO = 1.5
+
+Float = npt.NDArray[np.float32]
+Int = npt.NDArray[np.uint16]
+
+_INTENSITY = (
+    GaussianNoiseTransform(noise_variance=(0, 0.05), p_per_sample=0.15),
+    GaussianBlurTransform(blur_sigma=(0.5, 1.0), p_per_sample=0.1),
+    BrightnessMultiplicativeTransform(multiplier_range=(0.8, 1.25), p_per_sample=0.15),
+    ContrastAugmentationTransform(contrast_range=(0.8, 1.25), p_per_sample=0.15),
+    GammaTransform(gamma_range=(0.8, 1.25), retain_stats=True, p_per_sample=0.15),
+)
+
+
+def warp(image: Float, instances: Int, patch_size: Index, spacing_mm: Triple) -> tuple[Float, Int]:
+    """Rotate and scale about the centre, and cut to `patch_size`.
+
+    Out-of-plane angles are left out where voxels are far from cubes: a rotation in voxels would shear the
+    anatomy.
+    """
+    out_of_plane = max(spacing_mm) / min(spacing_mm) < _ISOTROPIC_RATIO
+    tilt = _FULL_ANGLE / 2 if out_of_plane else 0.0
+    warped, ids = augment_spatial(
+        image[None, None],
+        instances[None, None].astype(np.float32),
+        patch_size,
+        do_elastic_deform=False,
+        angle_x=(-_FULL_ANGLE, _FULL_ANGLE),
+        angle_y=(-tilt, tilt),
+        angle_z=(-tilt, tilt),
+        scale=_SCALE,
+        border_mode_data="nearest",
+        order_data=1,
+        order_seg=0,
+        random_crop=False,
+    )
+    return warped[0, 0].astype(np.float32), ids[0, 0].astype(np.uint16)
+
+
+def mirror(image: Float, instances: Int, rng: np.random.Generator) -> tuple[Float, Int]:
+    """Flip each axis with probability one half."""
+    axes = tuple(int(axis) for axis in np.flatnonzero(rng.random(3) < 0.5))
+    return np.flip(image, axes), np.flip(instances, axes)
+
+
+def change_intensity(image: Float) -> Float:
+    """Noise, blur, brightness, contrast and gamma, each on a few of all windows."""
+    batch = {"data": image[None, None].copy()}
+    for transform in _INTENSITY:
+        batch = transform(**batch)
+    changed: Float = batch["data"][0, 0].astype(np.float32)
+    return changed

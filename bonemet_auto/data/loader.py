@@ -1,0 +1,161 @@
+"""The torch data set: from a sample number to an image and its targets."""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from bonemet_auto.data.augment import REACH, SPATIAL_SHARE, change_intensity, mirror, warp
+from bonemet_auto.data.sampling import PatchSampler
+from bonemet_auto.model.roi_sampling import Targets
+from bonemet_auto.preprocess import normalise
+from bonemet_auto.schema import Plan, StoredCase
+from bonemet_auto.store import OpenCase, open_case, read_meta
+
+MIN_VISIBLE_SHARE = 0.2
+"""A lesion cut by the window counts as one to detect if at least this share of it is left."""
+
+UNBOXED = 10_000
+"""Instance value of voxels that belong to a lesion, but to none that has to be detected."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images (N, 1, Z, Y, X) float32, one target each, and the cases they come from."""
+
+    images: Tensor
+    targets: list[Targets]
+    cases: list[str]
+
+    def pin_memory(self) -> "Batch":
+        """Called by the loader where a GPU is used."""
+        return Batch(self.images.pin_memory(), self.targets, self.cases)
+
+
+class PatchDataset(Dataset[tuple[Tensor, Targets, str]]):
+    """Augmented training windows, numbered without end.
+
+    Args:
+        folder: the plan's `cases` folder.
+        names: training cases.
+        plan: gives patch size, normalisation and the share of lesion windows.
+        seed: with the sample number it fixes everything about a sample.
+        augmented: False gives the plain windows, for looking and for checks.
+    """
+
+    def __init__(
+        self, folder: Path, names: Sequence[str], plan: Plan, seed: int, augmented: bool = True
+    ) -> None:
+        self._opened: dict[int, OpenCase] = {}
+        self.folder = folder
+        self.names = list(names)
+        self.plan = plan
+        self.seed = seed
+        self.augmented = augmented
+        cases = [read_meta(folder, name) for name in names]
+        self.sampler = PatchSampler(cases, plan.patch_size, plan.training.lesion_share)
+
+    def __getitem__(self, sample: int) -> tuple[Tensor, Targets, str]:
+        """Window, targets and case name of a sample number."""
+        rng = np.random.default_rng([self.seed, sample])
+        np.random.seed(int(rng.integers(2**32)))
+        random.seed(int(rng.integers(2**32)))
+        number, start = self.sampler.draw(sample, rng)
+        case = self._case(number)
+        image, instances = self._window(case, start, rng)
+        targets = window_targets(instances, case.meta)
+        return torch.from_numpy(image)[None], targets, case.meta.case
+
+    def _case(self, number: int) -> OpenCase:
+        # Opened where it is used: handles must not cross into worker processes.
+        if number not in self._opened:
+            self._opened[number] = open_case(self.folder, self.names[number])
+        return self._opened[number]
+
+    def _window(
+        self, case: OpenCase, start: tuple[int, int, int], rng: np.random.Generator
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint16]]:
+        size, plan = self.plan.patch_size, self.plan
+        warped = self.augmented and rng.random() < SPATIAL_SHARE
+        if warped:
+            margin = [round(n * (REACH - 1) / 2) for n in size]
+            start = (start[0] - margin[0], start[1] - margin[1], start[2] - margin[2])
+            size = (size[0] + 2 * margin[0], size[1] + 2 * margin[1], size[2] + 2 * margin[2])
+        hu, instances = case.crop(start, size)
+        image = normalise(hu, plan.window_hu, plan.mean_hu, plan.sd_hu)
+        if warped:
+            image, instances = warp(image, instances, plan.patch_size, plan.spacing_mm)
+        if self.augmented:
+            image, instances = mirror(change_intensity(image), instances, rng)
+        return np.ascontiguousarray(image), np.ascontiguousarray(instances)
+
+
+def window_targets(instances: npt.NDArray[np.uint16], case: StoredCase) -> Targets:
+    """Boxes, renumbered instance map and sources of the lesions in a window."""
+    boxes, is_lung = [], []
+    renumbered = np.where(instances > 0, UNBOXED, 0).astype(np.int16)
+    found = ndimage.find_objects(instances)
+    for lesion in case.lesions:
+        where = found[lesion.instance - 1] if lesion.instance <= len(found) else None
+        if where is None:
+            continue
+        inside = instances[where] == lesion.instance
+        if inside.sum() < MIN_VISIBLE_SHARE * lesion.volume_voxel:
+            continue
+        boxes.append([*(s.start for s in where), *(s.stop for s in where)])
+        is_lung.append(-1 if lesion.is_lung is None else int(lesion.is_lung))
+        renumbered[where][inside] = len(boxes)
+    return Targets(
+        boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 6),
+        instances=torch.from_numpy(renumbered),
+        is_lung=torch.tensor(is_lung, dtype=torch.long),
+    )
+
+
+class _Numbers(Sampler[list[int]]):
+    """Batches of consecutive sample numbers: resuming at step s needs no state but s."""
+
+    def __init__(self, first_step: int, last_step: int, batch_size: int) -> None:
+        self.steps = range(first_step, last_step)
+        self.batch_size = batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self.steps:
+            yield list(range(step * self.batch_size, (step + 1) * self.batch_size))
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+def collate(samples: list[tuple[Tensor, Targets, str]]) -> Batch:
+    """Stack windows; targets stay a list because lesions differ in number."""
+    images, targets, cases = zip(*samples, strict=True)
+    return Batch(torch.stack(images), list(targets), list(cases))
+
+
+def batches(
+    dataset: PatchDataset, first_step: int, last_step: int, batch_size: int, workers: int
+) -> DataLoader[Batch]:
+    """Loader of the batches of training steps `first_step` to `last_step - 1`, in order."""
+    return DataLoader(
+        dataset,
+        batch_sampler=_Numbers(first_step, last_step, batch_size),
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+        multiprocessing_context="spawn" if workers else None,
+        worker_init_fn=_one_thread,
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def _one_thread(_worker: int) -> None:
+    """Workers beside the model must not fight it for cores."""
+    torch.set_num_threads(1)

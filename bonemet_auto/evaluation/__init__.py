@@ -1,0 +1,1 @@
+"""How good predictions are: pairing of lesions, figures, and their confidence intervals."""

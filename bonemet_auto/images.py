@@ -1,0 +1,290 @@
+"""Image files in and out: the one place that knows SimpleITK and its x, y, z order.
+
+SimpleITK reads a half-copied or bit-flipped NIfTI without a word (the missing part becomes 0) and
+turns NaN into 0, which is water. So the pixels of NIfTI files are unpacked here: the gzip stream
+must end with the right checksum and hold as many bytes as its header says. SimpleITK still gives
+their geometry, because it decides between the two affines of a NIfTI header as other ITK tools do;
+other formats it reads whole, as it notices damage in them itself.
+"""
+
+import gzip
+import re
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk  # noqa: N813  its own documentation calls it so
+
+from bonemet_auto.errors import DataError
+from bonemet_auto.files import atomic_write, require_file
+from bonemet_auto.geometry import Geometry, Index, Triple
+
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
+HU_RANGE = (-1024, 3071)
+
+_LISTED_ENDINGS = ", ".join(ENDINGS)
+_GZIP_MAGIC = b"\x1f\x8b"
+_COPY_AGAIN = "Copy or export the file again"
+_NIFTI_TYPES = {
+    2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8",
+    256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
+}  # fmt: skip
+_HEADER_BYTES = 348
+_NIFTI_HEADER = np.dtype(
+    {
+        "names": ["size", "dim", "datatype", "vox_offset", "scl_slope", "scl_inter"],
+        "formats": ["i4", "(8,)i2", "i2", "f4", "f4", "f4"],
+        "offsets": [0, 40, 70, 108, 112, 116],
+        "itemsize": _HEADER_BYTES,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Voxel values (z, y, x) and where they lie in the patient."""
+
+    array: npt.NDArray[Any]
+    geometry: Geometry
+
+
+def strip_ending(name: str) -> str:
+    """File name without its image ending, in whatever case that is written.
+
+    Raises:
+        DataError: the ending is none of `ENDINGS`.
+    """
+    ending = _ending(name)
+    if ending is None:
+        raise DataError(f"{name} is no image file: expected an ending of {_LISTED_ENDINGS}.")
+    return name[: -len(ending)]
+
+
+def list_images(source: Path) -> dict[str, Path]:
+    """Images of a folder (or one image file) by case id, in the order of the ids; may be empty.
+
+    The id is the file name without ending and without the channel suffix `_0000`. Hidden files and
+    sub-folders are passed over.
+
+    Raises:
+        DataError: two images of one case.
+    """
+    candidates = sorted(source.iterdir()) if source.is_dir() else [source]
+    found: dict[str, Path] = {}
+    for path in candidates:
+        if path.name.startswith(".") or _ending(path.name) is None or not path.is_file():
+            continue
+        case = strip_ending(path.name).removesuffix("_0000")
+        if case in found:
+            raise DataError(
+                f"case '{case}' has two images in {path.parent}: {found[case].name} and "
+                f"{path.name}. Keep one of them, or rename the other."
+            )
+        found[case] = path
+    return dict(sorted(found.items()))
+
+
+def find_images(source: Path) -> dict[str, Path]:
+    """As `list_images`, for a place that must hold an image.
+
+    Raises:
+        DataError: no such place, no image in it, or two images of one case.
+    """
+    if not source.exists():
+        raise DataError(f"{source} does not exist. Give an image file or a folder of images.")
+    found = list_images(source)
+    if not found:
+        raise DataError(f"{source} holds no image. Expected files ending in {_LISTED_ENDINGS}.")
+    return found
+
+
+def read_geometry(path: Path) -> Geometry:
+    """Grid of an image, from its header alone.
+
+    Raises:
+        DataError: missing or unreadable file, not three-dimensional, sheared affine.
+    """
+    require_file(path, "Give the path of an image.")
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise _unreadable(path, error) from None
+    return _geometry(path, reader)
+
+
+def read_hu(path: Path) -> Volume:
+    """CT as int16 Hounsfield units, rounded and saturated to `HU_RANGE`.
+
+    Raises:
+        DataError: as `read_geometry`, and damaged files, NaN or infinity.
+    """
+    array, geometry = _read_raw(path)
+    low, high = HU_RANGE
+    if array.dtype.kind == "f":
+        array = np.rint(array)
+    else:
+        limits = np.iinfo(array.dtype)
+        low, high = max(low, int(limits.min)), min(high, int(limits.max))
+    return Volume(np.clip(array, low, high).astype(np.int16), geometry)
+
+
+def read_instances(path: Path) -> Volume:
+    """Instance map as uint16; 0 is background. Any type is fine as long as its values are ids.
+
+    Raises:
+        DataError: as `read_hu`, and values that are fractional, negative or above 65535.
+    """
+    array, geometry = _read_raw(path)
+    if array.dtype.kind == "f" and (array != np.rint(array)).any():
+        example = float(array[array != np.rint(array)].flat[0])
+        raise DataError(
+            f"{path}: fractional instance id {example:g}. Ids must be whole numbers; a mask that "
+            "was resampled with interpolation has to be resampled again with nearest neighbours."
+        )
+    low, high = (array.min(), array.max()) if array.size else (0, 0)
+    if low < 0 or high > np.iinfo(np.uint16).max:
+        raise DataError(
+            f"{path}: instance ids run from {low:g} to {high:g}, expected 0 (background) to 65535. "
+            "Renumber the instances 1..n."
+        )
+    return Volume(array.astype(np.uint16), geometry)
+
+
+def write_volume(path: Path, volume: Volume) -> None:
+    """Write an image atomically; equal volumes give equal bytes."""
+    image = sitk.GetImageFromArray(volume.array)
+    geometry = volume.geometry
+    image.SetSpacing(geometry.spacing_mm[::-1])
+    image.SetOrigin(geometry.origin_lps_mm)
+    image.SetDirection(np.asarray(geometry.direction)[::-1].T.flatten().tolist())
+    with atomic_write(path) as temporary:
+        sitk.WriteImage(image, str(temporary), useCompression=True)
+
+
+def _ending(name: str) -> str | None:
+    return next((ending for ending in ENDINGS if name.lower().endswith(ending)), None)
+
+
+def _read_raw(path: Path) -> tuple[npt.NDArray[Any], Geometry]:
+    """Values as stored (rescaled where the header says so) and grid of an undamaged 3D file."""
+    require_file(path, "Give the path of an image.")
+    if re.search(r"\.nii(\.gz)?$", path.name.lower()):
+        flat = _nifti_values(path)
+        geometry = read_geometry(path)
+    else:
+        geometry = read_geometry(path)
+        try:
+            flat = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).reshape(-1)
+        except RuntimeError as error:
+            raise _unreadable(path, error) from None
+    array = flat.reshape(geometry.shape)
+    if array.dtype.kind == "f":
+        _refuse_non_finite(path, array)
+    return array, geometry
+
+
+def _nifti_values(path: Path) -> npt.NDArray[Any]:
+    """All values of a NIfTI file in file order, after checking that the file is whole."""
+    payload = path.read_bytes()
+    if payload.startswith(_GZIP_MAGIC):
+        payload = _inflate(path, payload)
+    order, header = _nifti_header(path, payload)
+    count = int(np.prod(np.maximum(header["dim"][1 : 1 + header["dim"][0]].astype(np.int64), 1)))
+    code = _NIFTI_TYPES.get(int(header["datatype"]))
+    if code is None:
+        raise DataError(
+            f"{path}: NIfTI data type {int(header['datatype'])} (colour, complex or vector values);"
+            " expected one integer or float per voxel. Export the plain CT or label map."
+        )
+    dtype, start = np.dtype(order + code), int(header["vox_offset"])
+    expected = start + count * dtype.itemsize
+    if len(payload) < expected:
+        raise DataError(
+            f"{path} is truncated: {len(payload)} bytes unpacked, its header promises {expected}. "
+            f"{_COPY_AGAIN}."
+        )
+    values = np.frombuffer(payload, dtype, count, start).astype(dtype.newbyteorder("="), copy=False)
+    return _rescale(values, float(header["scl_slope"]), float(header["scl_inter"]))
+
+
+def _inflate(path: Path, packed: bytes) -> bytes:
+    try:
+        return gzip.decompress(packed)
+    except EOFError:
+        raise DataError(
+            f"{path} is truncated: its gzip stream breaks off after {len(packed)} bytes. "
+            f"{_COPY_AGAIN}."
+        ) from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(
+            f"{path} is corrupt: its gzip stream does not unpack to its checksum ({error}). "
+            f"{_COPY_AGAIN}."
+        ) from None
+
+
+def _nifti_header(path: Path, payload: bytes) -> tuple[str, Any]:
+    """Byte order, and the fields of a NIfTI-1 header that the values depend on."""
+    if len(payload) >= _HEADER_BYTES:
+        for order in ("<", ">"):
+            header = np.frombuffer(payload, _NIFTI_HEADER.newbyteorder(order), 1)[0]
+            if header["size"] == _HEADER_BYTES and 1 <= header["dim"][0] <= 7:
+                return order, header
+    raise DataError(f"{path} is no NIfTI-1 file, or its header is cut off. {_COPY_AGAIN}.")
+
+
+def _rescale(values: npt.NDArray[Any], slope: float, intercept: float) -> npt.NDArray[Any]:
+    """Apply the header's scale; slope 0 means none, as the NIfTI standard has it."""
+    if not np.isfinite([slope, intercept]).all() or slope == 0 or (slope, intercept) == (1, 0):
+        return values
+    return values.astype(np.float64) * slope + intercept
+
+
+def _refuse_non_finite(path: Path, array: npt.NDArray[Any]) -> None:
+    bad = array.size - int(np.isfinite(array).sum())
+    if bad:
+        raise DataError(
+            f"{path}: {bad} of {array.size} voxels are NaN or infinite. Every voxel needs a value: "
+            "export the image again, or set those voxels to air (-1024 HU; 0 in a label map)."
+        )
+
+
+def _geometry(path: Path, image: Any) -> Geometry:  # noqa: ANN401  SimpleITK has no types
+    """Grid of a SimpleITK image or reader; a flat image counts as one slice of 1 mm."""
+    dimension, sizes = image.GetDimension(), list(image.GetSize())
+    if image.GetNumberOfComponents() > 1 or any(size > 1 for size in sizes[3:]):
+        raise DataError(
+            f"{path} is not three-dimensional: {tuple(sizes[::-1])} voxels with "
+            f"{image.GetNumberOfComponents()} value(s) each. Give one CT volume or 3D label map "
+            "(split time points, channels or layers into files of their own)."
+        )
+    spacing, origin, axes = np.ones(3), np.zeros(3), np.eye(3)
+    kept = min(dimension, 3)
+    spacing[:kept] = image.GetSpacing()[:kept]
+    origin[:kept] = image.GetOrigin()[:kept]
+    axes[:kept, :kept] = np.reshape(image.GetDirection(), (dimension, dimension)).T[:kept, :kept]
+    sizes = [*sizes[:3], 1][:3]
+    if not (np.isfinite([spacing, origin, *axes]).all() and (spacing > 0).all()):
+        raise DataError(f"{path}: spacing {tuple(spacing)} or position is invalid. {_COPY_AGAIN}.")
+    z, y, x = (_triple(axis) for axis in axes[::-1])
+    shape: Index = (sizes[2], sizes[1], sizes[0])
+    return Geometry(shape, _triple(spacing[::-1]), _triple(origin), (z, y, x))
+
+
+def _triple(values: npt.NDArray[np.float64]) -> Triple:
+    first, second, third = (values + 0.0).tolist()  # adding 0 turns -0.0 into 0.0
+    return (first, second, third)
+
+
+def _unreadable(path: Path, error: RuntimeError) -> DataError:
+    if "orthonormal" in str(error):
+        return DataError(
+            f"{path}: its affine is sheared (the axes are not at right angles; gantry tilt is the "
+            "usual cause). Resample it to a rectangular grid, or mend sform and qform, first."
+        )
+    reason = str(error).strip().splitlines()[-1]
+    return DataError(f"{path} cannot be read as an image ({reason}). {_COPY_AGAIN}.")

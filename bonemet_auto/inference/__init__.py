@@ -1,0 +1,1 @@
+"""Prediction of whole scans: windows, consolidation of detections, outlines, files."""

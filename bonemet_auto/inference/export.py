@@ -1,0 +1,164 @@
+"""Predictions as files: see docs/reference/formats.md."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bonemet_auto.files import write_text
+from bonemet_auto.geometry import Geometry
+from bonemet_auto.images import Volume, write_volume
+from bonemet_auto.inference.place import Lesion
+from bonemet_auto.inference.predict import CaseResult
+from bonemet_auto.model.patient import noisy_or
+from bonemet_auto.schema import (
+    CasePrediction,
+    FailedCase,
+    LesionRecord,
+    OperatingPoint,
+    PatientRecord,
+    read_json,
+    write_json,
+)
+
+CANDIDATES = "candidates"
+_RUN_FILE = re.compile(r"(run_report|failed_cases)(_part\d+of\d+)?\.json")
+
+
+def write_case(
+    out: Path, case: str, geometry: Geometry, result: CaseResult, point: OperatingPoint
+) -> CasePrediction:
+    """Write one case; `CASE.json` comes last, so that a case with it is complete.
+
+    Args:
+        out: output folder.
+        case: case id.
+        geometry: the scan's grid.
+        result: what was found.
+        point: thresholds that split lesions from candidates, and patients.
+
+    Returns:
+        What `CASE.json` holds.
+    """
+    ranked = sorted(result.lesions, key=lambda lesion: -lesion.score)
+    lesions = [item for item in ranked if item.score >= point.score_threshold]
+    candidates = ranked[len(lesions) :]
+    warnings = tuple(result.warnings)
+    prediction = CasePrediction(
+        case=case,
+        lesions=_records(lesions, 1, geometry),
+        patient=estimate_patient(lesions, point),
+        score_threshold=point.score_threshold,
+        warnings=warnings,
+    )
+    below = CasePrediction(
+        case=case,
+        lesions=_records(candidates, len(lesions) + 1, geometry),
+        patient=None,
+        score_threshold=point.score_threshold,
+        warnings=warnings,
+    )
+    (out / f"{case}.json").unlink(missing_ok=True)
+    _write_instances(out / CANDIDATES / f"{case}.nii.gz", candidates, len(lesions) + 1, geometry)
+    write_json(out / CANDIDATES / f"{case}.json", below)
+    _write_instances(out / f"{case}.nii.gz", lesions, 1, geometry)
+    write_json(out / f"{case}.json", prediction)
+    return prediction
+
+
+def estimate_patient(lesions: Sequence[Lesion], point: OperatingPoint) -> PatientRecord:
+    """Probability that the patient has a lung-cancer metastasis, from the lesions above threshold.
+
+    Without a lesion the label is 0 and the probability the rate among such validation patients.
+    """
+    if not lesions:
+        probability = point.no_lesion_probability
+    else:
+        scores, sources = [item.score for item in lesions], [item.p_lung for item in lesions]
+        probability = noisy_or(scores, sources)
+    return PatientRecord(
+        probability=probability,
+        label=1 if lesions and probability >= point.patient_threshold else 0,
+        threshold=point.patient_threshold,
+    )
+
+
+def write_cohort_tables(out: Path) -> None:
+    """Write `lesions.csv` and `patients.csv` from every `CASE.json` with its `CASE.nii.gz`."""
+    cases = [
+        read_json(path, CasePrediction, "Predict the case again.")
+        for path in sorted(out.glob("*.json"))
+        if path.with_suffix(".nii.gz").is_file()
+    ]
+    _write_table(
+        out / "lesions.csv",
+        "case id score p_lung_metastasis volume_mm3 z0 y0 x0 z1 y1 x1 "
+        "centroid_l_mm centroid_p_mm centroid_s_mm",
+        (
+            (item.case, lesion.id, lesion.score, lesion.p_lung_metastasis, lesion.volume_mm3)
+            + lesion.box_voxel_zyx
+            + lesion.centroid_lps_mm
+            for item in cases
+            for lesion in item.lesions
+        ),
+    )
+    _write_table(
+        out / "patients.csv",
+        "case n_lesions probability label threshold",
+        (
+            (item.case, len(item.lesions), estimate.probability, estimate.label, estimate.threshold)
+            for item in cases
+            if (estimate := item.patient) is not None
+        ),
+    )
+
+
+def write_failures(path: Path, failed: Sequence[FailedCase]) -> None:
+    """Write the list of failed cases; without any, remove the list of an earlier run."""
+    if not failed:
+        path.unlink(missing_ok=True)
+        return
+    write_text(path, json.dumps([item.model_dump() for item in failed], indent=1) + "\n")
+
+
+def is_run_file(path: Path) -> bool:
+    """Whether a JSON file of an output folder describes the run rather than a case."""
+    return _RUN_FILE.fullmatch(path.name) is not None
+
+
+def _records(
+    lesions: Sequence[Lesion], first_id: int, geometry: Geometry
+) -> tuple[LesionRecord, ...]:
+    return tuple(
+        LesionRecord(
+            id=number,
+            score=lesion.score,
+            p_lung_metastasis=lesion.p_lung,
+            volume_mm3=lesion.volume_mm3,
+            box_voxel_zyx=lesion.box,
+            centroid_lps_mm=lesion.centroid_lps_mm,
+            corners_lps_mm=tuple(map(tuple, geometry.box_corners_lps(lesion.box).tolist())),
+        )
+        for number, lesion in enumerate(lesions, start=first_id)
+    )
+
+
+def _write_instances(
+    path: Path, lesions: Sequence[Lesion], first_id: int, geometry: Geometry
+) -> None:
+    instances = np.zeros(geometry.shape, dtype=np.uint16)
+    for number, lesion in enumerate(lesions, start=first_id):
+        instances[lesion.region][lesion.mask] = number
+    write_volume(path, Volume(instances, geometry))
+
+
+def _write_table(path: Path, columns: str, rows: Iterable[tuple[object, ...]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns.split())
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

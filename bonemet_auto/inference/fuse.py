@@ -1,0 +1,160 @@
+"""Masks on the planned grid: the second stage's outline and the dense probability, fused."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from bonemet_auto.geometry import Index
+from bonemet_auto.inference.describe import BoxArray, Description
+from bonemet_auto.inference.find import FloatArray
+
+MASK_THRESHOLD = 0.5
+MASK_WEIGHT = 0.5
+"""Share of the second stage in the fused probability; the dense branch has the rest."""
+
+LEFTOVER_SCORE = 0.5
+MAX_LEFTOVERS = 24
+_MARGIN_SHARE = 0.1
+_LEAST_MARGIN_VOXEL = 2.0
+
+IntArray = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A lesion on the planned grid, before lesions compete for voxels.
+
+    Attributes:
+        score: detection probability.
+        p_lung: probability of a lung-cancer metastasis.
+        box: (6,) voxels of the planned grid.
+        start: first voxel of `probability` on the planned grid.
+        probability: (z, y, x) crop, fused lesion probability.
+    """
+
+    score: float
+    p_lung: float
+    box: BoxArray
+    start: Index
+    probability: FloatArray
+
+    @property
+    def region(self) -> tuple[slice, ...]:
+        """Where the crop lies on the planned grid."""
+        ends = zip(self.start, self.probability.shape, strict=True)
+        return tuple(slice(begin, begin + size) for begin, size in ends)
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A dense component that no lesion touches: its number, box (6,) in voxels, and score."""
+
+    number: int
+    box: BoxArray
+    score: float
+
+
+def label_components(probability: FloatArray) -> IntArray:
+    """Number the face-connected components above the mask threshold, from 1; 0 elsewhere."""
+    labels, _ = ndimage.label(probability > MASK_THRESHOLD)
+    return np.asarray(labels, dtype=np.int32)
+
+
+def fuse(dense: FloatArray, box: BoxArray, description: Description, score: float) -> Candidate:
+    """Fused probability of one lesion in its box and a rim around it.
+
+    Inside the box the two sources are averaged. In the rim, where the second stage says nothing,
+    the dense probability alone counts, but only what hangs together with the inside: a lesion may
+    outgrow a tight box, yet must not pick up its neighbours.
+
+    Args:
+        dense: (Z, Y, X) lesion probability.
+        box: (6,) voxels, inside the volume.
+        description: what the second stage says of the lesion.
+        score: detection probability.
+    """
+    margin = np.maximum(_LEAST_MARGIN_VOXEL, _MARGIN_SHARE * (box[3:] - box[:3]))
+    low = np.maximum(np.floor(box[:3] - margin), 0).astype(int)
+    high = np.minimum(np.ceil(box[3:] + margin), dense.shape).astype(int)
+    probability = dense[tuple(slice(a, b) for a, b in zip(low, high, strict=True))].copy()
+    inside = _inside(box, low, high)
+    if description.mask is not None:
+        pasted = paste_mask(description.mask, box, low, high)[inside]
+        probability[inside] *= 1 - MASK_WEIGHT
+        probability[inside] += MASK_WEIGHT * pasted
+    labels = label_components(probability)
+    attached = np.unique(labels[inside])
+    probability[(labels > 0) & ~np.isin(labels, attached)] = 0
+    start = (int(low[0]), int(low[1]), int(low[2]))
+    return Candidate(score, description.p_lung, box, start, probability)
+
+
+def paste_mask(
+    mask: FloatArray, box: BoxArray, low: npt.NDArray[np.int_], high: npt.NDArray[np.int_]
+) -> FloatArray:
+    """Interpolate (M, M, M) bins of a box linearly at the voxel centres of low..high."""
+    along = []
+    for axis, bins in enumerate(mask.shape):
+        centres = np.arange(low[axis], high[axis]) + 0.5
+        edge = max(float(box[axis + 3] - box[axis]), 1e-3)
+        position = np.clip((centres - box[axis]) / edge * bins - 0.5, 0, bins - 1)
+        along.append(np.maximum(0, 1 - np.abs(position[:, None] - np.arange(bins))))
+    return np.einsum("abc,za,yb,xc->zyx", mask, *along, optimize=True).astype(np.float32)
+
+
+def leftover_components(
+    dense: FloatArray, components: IntArray, candidates: list[Candidate], min_voxels: int
+) -> list[Leftover]:
+    """Dense components that no lesion touches, best first.
+
+    The score is half the mean probability over the component: it stays below 0.5, as the detector
+    itself saw nothing there.
+
+    Args:
+        dense: (Z, Y, X) lesion probability.
+        components: (Z, Y, X) its numbered components, as `label_components` gives them.
+        candidates: lesions found by the detector.
+        min_voxels: smaller components are noise.
+    """
+    taken = {0}
+    for candidate in candidates:
+        held = components[candidate.region][candidate.probability > MASK_THRESHOLD]
+        taken.update(np.unique(held).tolist())
+    found = []
+    for number, place in enumerate(ndimage.find_objects(components), start=1):
+        if number in taken or place is None:
+            continue
+        voxels = components[place] == number
+        if voxels.sum() < min_voxels:
+            continue
+        ends = [edge.start for edge in place] + [edge.stop for edge in place]
+        score = LEFTOVER_SCORE * float(dense[place][voxels].mean())
+        found.append(Leftover(number, np.asarray(ends, dtype=np.float64), score))
+    found.sort(key=lambda item: -item.score)
+    return found[:MAX_LEFTOVERS]
+
+
+def leftover_candidate(
+    dense: FloatArray, components: IntArray, leftover: Leftover, p_lung: float
+) -> Candidate:
+    """Candidate of a component by itself; its neighbours are cleared from the crop."""
+    low = np.maximum(leftover.box[:3] - 1, 0).astype(int)
+    high = np.minimum(leftover.box[3:] + 1, dense.shape).astype(int)
+    place = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    foreign = (components[place] > 0) & (components[place] != leftover.number)
+    probability = np.where(foreign, 0, dense[place]).astype(np.float32)
+    start = (int(low[0]), int(low[1]), int(low[2]))
+    return Candidate(leftover.score, p_lung, leftover.box, start, probability)
+
+
+def _inside(
+    box: BoxArray, low: npt.NDArray[np.int_], high: npt.NDArray[np.int_]
+) -> tuple[slice, slice, slice]:
+    """Voxels of low..high whose centres lie in the box; at least one along each axis."""
+    first = np.ceil(box[:3] - 0.5).astype(int)
+    first = np.clip(first, low, high - 1)
+    end = np.clip(np.ceil(box[3:] - 0.5).astype(int), first + 1, high)
+    z, y, x = (slice(int(a), int(b)) for a, b in zip(first - low, end - low, strict=True))
+    return (z, y, x)

@@ -1,0 +1,138 @@
+"""Trained folds from disk, checked before any work."""
+
+import pickle
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bonemet_auto.errors import DataError, ModelError
+from bonemet_auto.model.mask_rcnn import MaskRCNN, build_model
+from bonemet_auto.schema import OperatingPoint, Plan, read_json
+
+CHECKPOINT = "checkpoint_last.pt"
+_TRAIN_AGAIN = "Train this fold to its end (bonemet_train), or copy the whole folder again."
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Networks of one or several folds that share a plan, and how to read their scores."""
+
+    plan: Plan
+    models: list[MaskRCNN]
+    operating_point: OperatingPoint
+    folders: list[Path]
+
+
+def find_folds(model_folder: Path, folds: Sequence[int] | None) -> list[Path]:
+    """Fold folders of a model: the folder itself, or the `fold_*` in it.
+
+    Args:
+        model_folder: one fold, or a folder of folds.
+        folds: numbers of the folds to take; None for all.
+
+    Raises:
+        ModelError: no such folder, no fold in it, or one of the wanted folds is missing.
+    """
+    if not model_folder.is_dir():
+        raise ModelError(
+            f"model folder {model_folder} does not exist. Give a folder that holds fold_0, fold_1, "
+            "..., or one of those; bonemet_train writes them."
+        )
+    if (model_folder / CHECKPOINT).is_file() and folds is None:
+        return [model_folder]
+    found = {path.name: path for path in sorted(model_folder.glob("fold_*")) if path.is_dir()}
+    wanted = list(found) if folds is None else [f"fold_{fold}" for fold in folds]
+    missing = [name for name in wanted if name not in found]
+    if missing or not wanted:
+        raise ModelError(
+            f"{model_folder} holds {', '.join(found) or 'no fold'}; expected "
+            f"{', '.join(missing) or 'fold_0 or others'}. Train the fold first, or choose others "
+            "with -f."
+        )
+    return [found[name] for name in wanted]
+
+
+def load_ensemble(folders: Sequence[Path], device: torch.device) -> Ensemble:
+    """Load folds that predict together.
+
+    The ensemble's thresholds and its probability without lesions are the means of its folds'.
+
+    Raises:
+        ModelError: as `load_fold`, and folds trained with different plans.
+    """
+    loaded = [load_fold(folder, device) for folder in folders]
+    plan = loaded[0][0]
+    for folder, (other, _, _) in zip(folders, loaded, strict=True):
+        differing = [
+            name
+            for name in ("spacing_mm", "window_hu", "mean_hu", "sd_hu", "patch_size", "inference")
+            if getattr(other, name) != getattr(plan, name)
+        ]
+        if differing:
+            raise ModelError(
+                f"{folder} was trained with another plan than {folders[0]} ({', '.join(differing)} "
+                "differ). Predict with each of them alone (-m FOLD_FOLDER), or train them alike."
+            )
+    points = [point for _, _, point in loaded]
+    return Ensemble(plan, [model for _, model, _ in loaded], mean_point(points), list(folders))
+
+
+def load_fold(folder: Path, device: torch.device) -> tuple[Plan, MaskRCNN, OperatingPoint]:
+    """Plan, network with its averaged weights in evaluation mode, and operating point of a fold.
+
+    Raises:
+        ModelError: a file is missing, truncated or invalid, or weights and plan do not belong
+            together.
+    """
+    try:
+        plan = read_json(folder / "plan.json", Plan, _TRAIN_AGAIN)
+        point = read_json(folder / "operating_point.json", OperatingPoint, _TRAIN_AGAIN)
+    except DataError as error:
+        raise ModelError(str(error)) from None
+    weights = _read_weights(folder / CHECKPOINT)
+    model = build_model(plan.network)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1:2] or [str(error)]
+        raise ModelError(
+            f"{folder / CHECKPOINT} does not fit {folder / 'plan.json'} ({first[0].strip()}). The "
+            "plan was changed after training, or the files are of different folds: restore them."
+        ) from None
+    return plan, model.to(device).eval(), point
+
+
+def mean_point(points: Sequence[OperatingPoint]) -> OperatingPoint:
+    """Operating point of an ensemble: the mean of its folds' thresholds; of one fold, its own."""
+    if len(points) == 1:
+        return points[0]
+
+    def mean(name: str) -> float:
+        return float(sum(getattr(point, name) for point in points) / len(points))
+
+    return OperatingPoint(
+        score_threshold=mean("score_threshold"),
+        patient_threshold=mean("patient_threshold"),
+        no_lesion_probability=mean("no_lesion_probability"),
+        rule=f"mean over {len(points)} folds of: {points[0].rule}",
+        sensitivity=None,
+        fp_per_scan=None,
+    )
+
+
+def _read_weights(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        raise ModelError(f"{path} does not exist. {_TRAIN_AGAIN}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise ModelError(
+            f"{path} is truncated or no checkpoint ({str(error).splitlines()[0]}). {_TRAIN_AGAIN}"
+        ) from None
+    if not isinstance(checkpoint, dict) or "ema" not in checkpoint:
+        raise ModelError(f"{path} holds no averaged weights ('ema'). {_TRAIN_AGAIN}")
+    return dict(checkpoint["ema"])

@@ -1,0 +1,208 @@
+"""From a scan to its lesions, and from many scans to many results."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bonemet_auto.errors import BonemetError
+from bonemet_auto.fingerprint import bone_mask
+from bonemet_auto.geometry import Geometry, Triple
+from bonemet_auto.images import Volume, read_hu
+from bonemet_auto.inference.describe import BoxArray, Description, describe_lesions
+from bonemet_auto.inference.find import FloatArray, mirrors_of, run_windows
+from bonemet_auto.inference.fuse import (
+    MASK_THRESHOLD,
+    Candidate,
+    IntArray,
+    fuse,
+    label_components,
+    leftover_candidate,
+    leftover_components,
+)
+from bonemet_auto.inference.merge import Boxes, Clusters, unite_cut_boxes, weighted_clusters
+from bonemet_auto.inference.place import Lesion, place_lesions
+from bonemet_auto.inference.tiles import Tiling, dilate_bone, lay_tiles, pad_to_patch
+from bonemet_auto.model.boxes import clip_boxes
+from bonemet_auto.model.mask_rcnn import MaskRCNN
+from bonemet_auto.preprocess import normalise, to_plan_grid
+from bonemet_auto.schema import FailedCase, Plan
+
+MAX_LESIONS = 24
+MIN_SCORE = 0.02
+MIN_LEFTOVER_MM3 = 20.0
+_CPU_BATCH = 2
+_SPACING_RATIO = 2.5
+_NARROWEST_HU = 150
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """What was found in one scan: lesions by falling score, and reasons to distrust them."""
+
+    lesions: list[Lesion]
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A result, and the scan that it belongs to."""
+
+    case: str
+    geometry: Geometry
+    result: CaseResult
+
+
+def predict_cases(
+    images: Mapping[str, Path], models: Sequence[MaskRCNN], plan: Plan, device: torch.device
+) -> Iterator[Prediction | FailedCase]:
+    """Predict cases one by one, in the order given; a case that fails does not stop the others.
+
+    Args:
+        images: image of each case.
+        models: one network per fold, on `device`.
+        plan: the plan that they were trained with.
+        device: where to run.
+    """
+    for case, path in images.items():
+        yield _predict_case(case, path, models, plan, device)
+
+
+def predict_volume(
+    volume: Volume, models: Sequence[MaskRCNN], plan: Plan, device: torch.device
+) -> CaseResult:
+    """Find, outline and source-classify the lesions of one scan.
+
+    Args:
+        volume: int16 HU of any grid.
+        models: one network per fold, on `device`; their outputs are averaged.
+        plan: the plan that they were trained with.
+        device: where to run.
+    """
+    for model in models:
+        model.eval()
+    stored = to_plan_grid(volume.array, volume.geometry.spacing_mm, plan.spacing_mm)
+    bone = bone_mask(stored.hu, stored.spacing_mm)
+    warnings = list(_doubts(volume, plan, bool(bone.any())))
+    wanted = (
+        dilate_bone(bone, stored.spacing_mm) if plan.inference.skip_windows_without_bone else None
+    )
+    hu = pad_to_patch(stored.hu, plan.patch_size)
+    shape = (hu.shape[0], hu.shape[1], hu.shape[2])
+    tiling = lay_tiles(shape, plan.patch_size, plan.inference.overlap, wanted)
+    to_input = partial(normalise, window_hu=plan.window_hu, mean_hu=plan.mean_hu, sd_hu=plan.sd_hu)
+    batch_size = _CPU_BATCH if device.type == "cpu" else plan.batch_size
+    mirrors = mirrors_of(plan.inference.mirror_axes)
+
+    dense, raw = run_windows(hu, tiling, models, to_input, mirrors, batch_size, device)
+    dense = dense[tuple(slice(size) for size in stored.hu.shape)]
+    components = label_components(dense)
+    clusters = consolidate(raw, tiling, len(mirrors) * len(models), components)
+
+    def describe(boxes: BoxArray) -> list[Description]:
+        return describe_lesions(hu, boxes, plan.patch_size, models, to_input, batch_size, device)
+
+    least_voxels = max(1, round(MIN_LEFTOVER_MM3 / float(np.prod(stored.spacing_mm))))
+    candidates = outline_candidates(dense, components, clusters, describe, least_voxels)
+    return CaseResult(place_lesions(candidates, stored.grid, volume.geometry), warnings)
+
+
+def _predict_case(
+    case: str, path: Path, models: Sequence[MaskRCNN], plan: Plan, device: torch.device
+) -> Prediction | FailedCase:
+    try:
+        volume = read_hu(path)
+        return Prediction(case, volume.geometry, predict_volume(volume, models, plan, device))
+    except Exception as error:
+        return _failure(case, error)
+
+
+def consolidate(raw: Boxes, tiling: Tiling, runs: int, components: IntArray) -> Clusters:
+    """One box per lesion: the `MAX_LESIONS` best above `MIN_SCORE`, cut to the scan.
+
+    Args:
+        raw: detections of all forwards.
+        tiling: the windows that were run.
+        runs: forwards per window (mirrors times networks).
+        components: (Z, Y, X) numbered components of the dense probability.
+    """
+    clusters = weighted_clusters(raw, lambda centres: runs * tiling.count_covering(centres))
+    inside = clip_boxes(clusters.boxes, components.shape)
+    wanted = (clusters.scores > MIN_SCORE) & (inside[:, 3:] > inside[:, :3]).all(dim=1)
+    clusters = Clusters(inside[wanted], clusters.scores[wanted], clusters.cut[wanted])
+    clusters = unite_cut_boxes(clusters, components)
+    best = torch.sort(clusters.scores, descending=True, stable=True).indices
+    if len(best) > MAX_LESIONS:
+        _log.info("%d lesion boxes; the %d best are outlined", len(best), MAX_LESIONS)
+    best = best[:MAX_LESIONS]
+    return Clusters(clusters.boxes[best], clusters.scores[best], clusters.cut[best])
+
+
+def outline_candidates(
+    dense: FloatArray,
+    components: IntArray,
+    clusters: Clusters,
+    describe: Callable[[BoxArray], list[Description]],
+    least_voxels: int,
+) -> list[Candidate]:
+    """Fused probability of each box, and of dense components that no box accounts for.
+
+    Args:
+        dense: (Z, Y, X) lesion probability.
+        components: (Z, Y, X) its numbered components.
+        clusters: consolidated boxes.
+        describe: the second stage, for boxes (N, 6).
+        least_voxels: dense components below this size are noise.
+    """
+    boxes, scores = clusters.boxes.numpy(), clusters.scores.tolist()
+    fused = [
+        fuse(dense, box, description, score)
+        for box, description, score in zip(boxes, describe(boxes), scores, strict=True)
+    ]
+    candidates = [item for item in fused if (item.probability > MASK_THRESHOLD).any()]
+    if len(candidates) < len(fused):
+        _log.info("%d lesion boxes without a mask; left out", len(fused) - len(candidates))
+    left = leftover_components(dense, components, candidates, least_voxels)
+    described = describe(np.asarray([item.box for item in left]).reshape(-1, 6))
+    return candidates + [
+        leftover_candidate(dense, components, item, description.p_lung)
+        for item, description in zip(left, described, strict=True)
+    ]
+
+
+def _doubts(volume: Volume, plan: Plan, has_bone: bool) -> Iterator[str]:
+    """Reasons to distrust a result, in words for the person who reads it."""
+    if not has_bone:
+        yield "no bone in view: the whole scan was searched, and nothing found there is likely real"
+    spacing_mm, low, high = volume.geometry.spacing_mm, volume.array.min(), volume.array.max()
+    ratios = [found / planned for found, planned in zip(spacing_mm, plan.spacing_mm, strict=True)]
+    if max(ratios) > _SPACING_RATIO or min(ratios) < 1 / _SPACING_RATIO:
+        yield (
+            f"spacing {_mm(spacing_mm)} mm (z, y, x) is far from the {_mm(plan.spacing_mm)} mm "
+            "that the model was trained at"
+        )
+    if low >= 0 or int(high) - int(low) < _NARROWEST_HU:
+        yield (
+            f"values from {low} to {high} do not look like Hounsfield units (8-bit, windowed or "
+            "MR?): check the export"
+        )
+
+
+def _mm(spacing_mm: Triple) -> str:
+    return " x ".join(f"{edge:.3g}" for edge in spacing_mm)
+
+
+def _failure(case: str, error: Exception) -> FailedCase:
+    if isinstance(error, BonemetError):
+        return FailedCase(case=case, reason=str(error), fix="Mend what the reason names.")
+    _log.debug("case %s failed", case, exc_info=error)
+    fix = "Run again with --continue --verbose for the traceback; report it if the file is sound."
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        fix = "The memory ran out: use a larger machine or -device cpu, or crop the scan."
+    return FailedCase(case=case, reason=f"{type(error).__name__}: {error}", fix=fix)

@@ -1,0 +1,138 @@
+"""ConvNeXt-V2 in three dimensions: the trunk that turns a CT window into feature maps.
+
+Source: Woo et al. 2023, "ConvNeXt V2" (block and GRN); the third axis, per-axis strides and the
+stride-2 stem with a full-resolution skip are ours: at the paper's stem stride of 4 a lesion of
+5-10 mm is one cell.
+Maps are channels_last_3d all the way, so that norms and linears see contiguous channel vectors.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bonemet_auto.geometry import Index
+from bonemet_auto.model.depthwise import DepthwiseConv3d
+
+_EPS = 1e-6
+
+
+class ChannelNorm(nn.Module):
+    """LayerNorm over the channels of (N, C, Z, Y, X), computed in float32."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each voxel's channel vector; the shape stays."""
+        h = x.permute(0, 2, 3, 4, 1).float()
+        h = F.layer_norm(h, h.shape[-1:], self.weight, self.bias, _EPS)
+        return h.permute(0, 4, 1, 2, 3).to(x.dtype)
+
+
+class GrnLinear(nn.Module):
+    """Global response normalisation followed by a linear layer, as one weight per sample.
+
+    GRN scales channel c by s_c = gamma_c * g_c / mean(g) + 1, g_c the channel's L2 norm over space, and
+    adds beta. A scale per sample and channel commutes with the linear layer, so it is folded into
+    its weight: the wide activation is read once instead of being rewritten.
+    """
+
+    def __init__(self, wide: int, channels: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(wide))
+        self.beta = nn.Parameter(torch.zeros(wide))
+        self.linear = nn.Linear(wide, channels)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Map (N, V, wide) to (N, V, channels); V runs over all voxels of the window."""
+        norm = (h * h).sum(dim=1, dtype=torch.float32).clamp_min(1e-12).sqrt()
+        scale = self.gamma * norm / (norm.mean(dim=1, keepdim=True) + _EPS) + 1
+        weight = self.linear.weight[None] * scale[:, None]
+        bias = self.linear.bias + self.linear.weight @ self.beta
+        return torch.baddbmm(bias.to(h.dtype), h, weight.to(h.dtype).transpose(1, 2))
+
+
+class ConvNextBlock(nn.Module):
+    """Depthwise convolution, norm, fourfold MLP with GRN, and the residual with drop path."""
+
+    def __init__(self, channels: int, kernel: Index, drop_path: float) -> None:
+        super().__init__()
+        self.depthwise = DepthwiseConv3d(channels, kernel)
+        self.norm = nn.LayerNorm(channels, eps=_EPS)
+        self.expand = nn.Linear(channels, 4 * channels)
+        self.project = GrnLinear(4 * channels, channels)
+        self.drop_path = drop_path
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, Z, Y, X) to the same shape."""
+        n, channels, *size = x.shape
+        h = self.depthwise(x).permute(0, 2, 3, 4, 1).reshape(n, -1, channels)
+        h = F.layer_norm(h.float(), (channels,), self.norm.weight, self.norm.bias, _EPS)
+        h = self.project(F.gelu(self.expand(h)))
+        if self.training and self.drop_path:
+            kept = torch.rand(n, 1, 1, device=x.device) >= self.drop_path
+            h = h * (kept / (1 - self.drop_path)).to(h.dtype)
+        return x + h.reshape(n, *size, channels).permute(0, 4, 1, 2, 3)
+
+
+class Downsample(nn.Module):
+    """Norm and a strided convolution whose kernel is the stride, as between ConvNeXt's stages."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: Index) -> None:
+        super().__init__()
+        self.norm = ChannelNorm(channels_in)
+        self.conv = nn.Conv3d(channels_in, channels_out, stride, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Divide (Z, Y, X) by the stride."""
+        return self.conv(self.norm(x))
+
+
+class ConvNextTrunk(nn.Module):
+    """Full-resolution skip, stem and stages.
+
+    Args:
+        widths: channels per stage.
+        depths: blocks per stage.
+        strides: (z, y, x) stride into each stage; the first is the stem's.
+        kernels: depthwise kernel of each stage.
+        skip_width: channels of the full-resolution skip.
+        drop_path: rate at the last block, rising linearly from 0.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        depths: Sequence[int],
+        strides: Sequence[Index],
+        kernels: Sequence[Index],
+        skip_width: int,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self.skip = nn.Conv3d(1, skip_width, 3, padding=1)
+        rates = torch.linspace(0, drop_path, sum(depths)).tolist()
+        stem = nn.Sequential(
+            nn.Conv3d(skip_width, widths[0], strides[0], strides[0]), ChannelNorm(widths[0])
+        )
+        self.downsamples = nn.ModuleList(
+            (stem, *(Downsample(*step) for step in zip(widths, widths[1:], strides[1:])))
+        )
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(ConvNextBlock(width, kernel, rates.pop(0)) for _ in range(depth)))
+            for width, depth, kernel in zip(widths, depths, kernels, strict=True)
+        )
+        self.norms = nn.ModuleList(ChannelNorm(width) for width in widths)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Map (N, 1, Z, Y, X) to the skip (N, S, Z, Y, X) and one normed map per stage."""
+        skip = F.relu(self.skip(images.contiguous(memory_format=torch.channels_last_3d)))
+        x, maps = skip, []
+        for downsample, stage, norm in zip(self.downsamples, self.stages, self.norms, strict=True):
+            x = stage(downsample(x))
+            maps.append(norm(x))
+        return skip, maps

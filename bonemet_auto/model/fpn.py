@@ -1,0 +1,102 @@
+"""The fusion neck and the dense branch.
+
+The paper's "Fusion" wiring is not public; ours is a reading of it: a top-down pass as in FPN (Lin et al. 2017), whose sums have
+learned weights (Tan et al. 2020, fast normalised fusion), and one bottom-up pass as in PANet (Liu et
+al. 2018), so that small and large lesions both see fine edges and wide context.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bonemet_auto.geometry import Index
+from bonemet_auto.model.convnext import ChannelNorm
+
+LESION_PRIOR_LOGIT = -3.0
+"""About 5 % of a window's voxels at the start; otherwise the first steps only learn that lesions are rare."""
+
+
+class WeightedSum(nn.Module):
+    """Sum of maps with non-negative learned weights that add up to one."""
+
+    def __init__(self, n_inputs: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(n_inputs))
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Sum maps of one shape, scaled so that equal weights give the plain sum."""
+        weights = self.logits.softmax(0) * len(maps)
+        total = maps[0] * weights[0]
+        for weight, item in zip(weights[1:], maps[1:], strict=True):
+            total = total + item * weight
+        return total
+
+
+class ConvNormAct(nn.Module):
+    """3^3 convolution, channel norm, GELU."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(channels_in, channels_out, 3, padding=1)
+        self.norm = ChannelNorm(channels_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, Z, Y, X) to (N, C_out, Z, Y, X)."""
+        return F.gelu(self.norm(self.conv(x)))
+
+
+class FusionNeck(nn.Module):
+    """Bring all stages to one width and let them exchange context, down and up again."""
+
+    def __init__(self, widths: Sequence[int], strides: Sequence[Index], neck_width: int) -> None:
+        """Take the trunk's widths and the stride into each stage."""
+        super().__init__()
+        n = len(widths)
+        self.lateral = nn.ModuleList(nn.Conv3d(width, neck_width, 1) for width in widths)
+        self.down_sums = nn.ModuleList(WeightedSum(2) for _ in range(n - 1))
+        self.down_convs = nn.ModuleList(ConvNormAct(neck_width, neck_width) for _ in range(n - 1))
+        self.strided = nn.ModuleList(
+            nn.Conv3d(neck_width, neck_width, stride, stride) for stride in strides[1:]
+        )
+        self.up_sums = nn.ModuleList(WeightedSum(3) for _ in range(n - 1))
+        self.up_convs = nn.ModuleList(ConvNormAct(neck_width, neck_width) for _ in range(n - 1))
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Map the trunk's stages to fused maps of `neck_width` channels, finest first."""
+        lateral = [project(x) for project, x in zip(self.lateral, maps, strict=True)]
+        downward = [lateral[-1]]
+        for i in reversed(range(len(lateral) - 1)):
+            coarse = upsample_to(downward[0], lateral[i].shape[2:])
+            downward.insert(0, self.down_convs[i](self.down_sums[i]([lateral[i], coarse])))
+        fused = [downward[0]]
+        for i in range(1, len(lateral)):
+            finer = self.strided[i - 1](fused[-1])
+            merged = self.up_sums[i - 1]([lateral[i], downward[i], finer])
+            fused.append(self.up_convs[i - 1](merged))
+        return fused
+
+
+class DenseBranch(nn.Module):
+    """Lesion logit of every voxel, from the finest fused map and the full-resolution skip.
+
+    Full resolution is where memory traffic costs most, so it is kept thin: few channels, no norm, ReLU.
+    """
+
+    def __init__(self, neck_width: int, skip_width: int, stride: Index) -> None:
+        super().__init__()
+        self.expand = nn.ConvTranspose3d(neck_width, skip_width, stride, stride)
+        self.merge = nn.Conv3d(skip_width, skip_width, 3, padding=1)
+        self.logit = nn.Linear(skip_width, 1)
+        nn.init.constant_(self.logit.bias, LESION_PRIOR_LOGIT)
+
+    def forward(self, skip: Tensor, finest: Tensor) -> Tensor:
+        """Map (N, S, Z, Y, X) and the finest fused map to float32 logits (N, Z, Y, X)."""
+        h = F.relu(self.merge(F.relu(self.expand(finest) + skip)))
+        return self.logit(h.permute(0, 2, 3, 4, 1))[..., 0].float()
+
+
+def upsample_to(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Nearest upsampling by whole factors; stays channels_last_3d."""
+    return F.interpolate(x, size=tuple(size), mode="nearest")

@@ -1,0 +1,156 @@
+"""RoI heads: is it a lesion and where exactly, which voxels, and from lung cancer or not.
+
+Source: He et al. 2017 (Mask R-CNN) for the box and mask heads; the dense branch as an input of every
+head and the source head with its context box are ours.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bonemet_auto.geometry import Index
+from bonemet_auto.model.convnext import ChannelNorm
+from bonemet_auto.model.fpn import ConvNormAct
+from bonemet_auto.model.roi_align import pyramid_levels, roi_align
+
+BOX_BINS = 7
+MASK_BINS = 14
+SOURCE_BINS = 8
+CONTEXT_SCALE = 1.75
+SOURCE_GRADIENT = 0.1
+"""Share of the source loss's gradient that reaches the trunk: few lesions, so it would overfit it."""
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """All maps of one batch of windows.
+
+    Attributes:
+        images: (N, 1, Z, Y, X) normalised HU.
+        pyramid: fused maps, finest first.
+        strides: voxels per cell of each of them.
+        dense_logits: (N, Z, Y, X) float32.
+    """
+
+    images: Tensor
+    pyramid: list[Tensor]
+    strides: list[Index]
+    dense_logits: Tensor
+
+
+def pool_pyramid(trunk: Trunk, boxes: Tensor, image_index: Tensor, bins: int) -> Tensor:
+    """RoIAlign each box on the level that fits its size: (K, C, bins, bins, bins)."""
+    levels = pyramid_levels(boxes, trunk.strides)
+    size = (bins, bins, bins)
+    pooled = trunk.pyramid[0].new_zeros(len(boxes), trunk.pyramid[0].shape[1], *size)
+    for level, (feature, stride) in enumerate(zip(trunk.pyramid, trunk.strides, strict=True)):
+        chosen = torch.nonzero(levels == level)[:, 0]
+        if len(chosen):
+            rois = roi_align(feature, boxes[chosen], image_index[chosen], stride, size)
+            pooled = pooled.index_copy(0, chosen, rois.to(pooled.dtype))
+    return pooled
+
+
+def pool_voxels(volume: Tensor, boxes: Tensor, image_index: Tensor, bins: int) -> Tensor:
+    """RoIAlign a full-resolution (N, Z, Y, X) volume: (K, 1, bins, bins, bins)."""
+    return roi_align(volume[:, None], boxes, image_index, (1, 1, 1), (bins, bins, bins))
+
+
+class BoxHead(nn.Module):
+    """Lesion or background, and the refinement of the box."""
+
+    def __init__(self, width: int, hidden: int = 128) -> None:
+        super().__init__()
+        self.conv = ConvNormAct(width + 1, width)
+        self.reduce = nn.Conv3d(width, width, 3, stride=2, padding=1)
+        self.norm = ChannelNorm(width)
+        self.hidden = nn.Linear(width * ((BOX_BINS + 1) // 2) ** 3, hidden)
+        self.score = nn.Linear(hidden, 1)
+        self.deltas = nn.Linear(hidden, 6)
+        nn.init.normal_(self.deltas.weight, std=0.001)
+        nn.init.zeros_(self.deltas.bias)
+
+    def forward(self, trunk: Trunk, boxes: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor]:
+        """Score logits (K,) and deltas (K, 6) of K boxes, float32."""
+        features = pool_pyramid(trunk, boxes, image_index, BOX_BINS)
+        probability = pool_voxels(
+            trunk.dense_logits.detach().sigmoid(), boxes, image_index, BOX_BINS
+        )
+        h = self.conv(torch.cat([features, probability.to(features.dtype)], dim=1))
+        h = F.gelu(self.norm(self.reduce(h)))
+        h = F.gelu(self.hidden(h.flatten(1)))
+        return self.score(h)[:, 0].float(), self.deltas(h).float()
+
+
+class MaskHead(nn.Module):
+    """Which bins of the box belong to the lesion, as a correction of the dense logits in it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        # Half the width: at 14^3 bins this head would otherwise cost more than the trunk.
+        narrow = width // 2
+        self.convs = nn.Sequential(ConvNormAct(width + 1, narrow), ConvNormAct(narrow, narrow))
+        self.logit = nn.Conv3d(narrow, 1, 1)
+
+    def forward(self, trunk: Trunk, boxes: Tensor, image_index: Tensor) -> Tensor:
+        """Logits (K, M, M, M) float32."""
+        features = pool_pyramid(trunk, boxes, image_index, MASK_BINS)
+        dense = pool_voxels(trunk.dense_logits.detach(), boxes, image_index, MASK_BINS)
+        h = self.convs(torch.cat([features, dense.to(features.dtype)], dim=1))
+        return (self.logit(h) + dense)[:, 0].float()
+
+
+class SourceHead(nn.Module):
+    """Lung-cancer metastasis or not, from the lesion and what surrounds it.
+
+    Reads HU, dense probability and fused features in a box larger than the lesion (is the rim
+    sclerotic, is the cortex breached?), pooled over the lesion, over its surroundings, and by maximum.
+    """
+
+    def __init__(self, width: int, hidden: int = 64) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(ConvNormAct(width + 2, width), ConvNormAct(width, width))
+        self.hidden = nn.Linear(3 * width + 6, hidden)
+        self.logit = nn.Linear(hidden, 1)
+
+    def forward(self, trunk: Trunk, boxes: Tensor, image_index: Tensor) -> Tensor:
+        """Logits (K,) float32."""
+        context = enlarge(boxes, CONTEXT_SCALE)
+        size = (SOURCE_BINS,) * 3
+        finest = scale_gradient(trunk.pyramid[0], SOURCE_GRADIENT)
+        features = roi_align(finest, context, image_index, trunk.strides[0], size)
+        hu = pool_voxels(trunk.images[:, 0], context, image_index, SOURCE_BINS)
+        probability = pool_voxels(
+            trunk.dense_logits.detach().sigmoid(), context, image_index, SOURCE_BINS
+        )
+        voxels = torch.cat([hu, probability], dim=1)
+        h = self.convs(torch.cat([features, voxels.to(features.dtype)], dim=1)).float()
+        inside, outside = weighted_mean(h, probability), weighted_mean(h, 1 - probability)
+        hu_mean = weighted_mean(hu, probability)
+        hu_sd = weighted_mean((hu - hu_mean[:, :, None, None, None]) ** 2, probability).sqrt()
+        hu_outside = weighted_mean(hu, 1 - probability)
+        log_size = (boxes[:, 3:] - boxes[:, :3]).clamp_min(1).log() - 2
+        summary = torch.cat(
+            [inside, outside, h.amax((2, 3, 4)), log_size, hu_mean, hu_sd, hu_outside], 1
+        )
+        return self.logit(F.gelu(self.hidden(summary)))[:, 0].float()
+
+
+def enlarge(boxes: Tensor, scale: float) -> Tensor:
+    """Boxes (K, 6) grown about their centres."""
+    centre = (boxes[:, :3] + boxes[:, 3:]) / 2
+    half = (boxes[:, 3:] - boxes[:, :3]) * (scale / 2)
+    return torch.cat([centre - half, centre + half], dim=1)
+
+
+def scale_gradient(x: Tensor, share: float) -> Tensor:
+    """The same values, with only a share of the gradient flowing back."""
+    return x * share + x.detach() * (1 - share)
+
+
+def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Mean over the bins of (K, C, z, y, x) by weights (K, 1, z, y, x): (K, C)."""
+    return (values * weight).sum((2, 3, 4)) / weight.sum((2, 3, 4)).clamp_min(1e-3)

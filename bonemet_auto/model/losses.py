@@ -1,0 +1,41 @@
+"""Losses that more than one part of the network uses. All run in float32."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_DICE_SMOOTH_VOXELS = 1.0
+
+
+def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Soft Dice loss over all elements together.
+
+    One Dice for the whole batch rather than one per window: windows without lesion would give a
+    loss that jumps between 0 and 1 on a single voxel.
+    """
+    probability = logits.sigmoid()
+    overlap = (probability * target).sum()
+    total = probability.sum() + target.sum()
+    return 1 - (2 * overlap + _DICE_SMOOTH_VOXELS) / (total + _DICE_SMOOTH_VOXELS)
+
+
+def dense_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Dice plus cross-entropy of a binary map; `target` is float of the same shape."""
+    return dice_loss(logits, target) + F.binary_cross_entropy_with_logits(logits, target)
+
+
+def mean_over(values: Tensor, n: int) -> Tensor:
+    """Sum over max(1, n): an image without positives adds nothing instead of NaN."""
+    return values.sum() / max(1, n)
+
+
+def source_loss(logits: Tensor, is_lung: Tensor) -> Tensor:
+    """Class-balanced cross-entropy of the source; `is_lung` is 1, 0, or -1 where unknown."""
+    known = is_lung >= 0
+    if not known.any():
+        return logits.sum() * 0
+    target = is_lung[known].float()
+    n_positive = target.sum()
+    n_negative = len(target) - n_positive
+    weight = torch.where(target > 0, 0.5 / n_positive.clamp_min(1), 0.5 / n_negative.clamp_min(1))
+    return F.binary_cross_entropy_with_logits(logits[known], target, weight, reduction="sum")

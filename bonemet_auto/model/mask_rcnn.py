@@ -1,0 +1,190 @@
+"""The whole network: trunk, neck, dense branch, proposals, RoI heads.
+
+`forward` returns losses only, `detect` detections only, and `outline` describes lesions whose boxes are
+known. Source: Zhao et al. 2024 (10.1016/j.jbo.2024.100637) as re-implemented by reading.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bonemet_auto.geometry import Index
+from bonemet_auto.model.boxes import clip_boxes, decode_boxes, nms, paired_giou
+from bonemet_auto.model.convnext import ConvNextTrunk
+from bonemet_auto.model.fpn import DenseBranch, FusionNeck
+from bonemet_auto.model.heads import BoxHead, MaskHead, SourceHead, Trunk
+from bonemet_auto.model.losses import dense_loss, mean_over, source_loss
+from bonemet_auto.model.roi_sampling import SampledRois, Targets, mask_targets, sample_rois
+from bonemet_auto.model.rpn import RegionProposalNetwork, RpnOutput
+from bonemet_auto.schema import NetworkPlan
+
+PROPOSALS = 48
+ROIS_PER_IMAGE = 24
+MASK_ROIS = 12
+DETECTION_NMS_IOU = 0.3
+MIN_SCORE = 0.01
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What one forward finds in N windows.
+
+    Attributes:
+        dense: (N, Z, Y, X) lesion probability.
+        boxes: N tensors (K, 6), window voxels, best first.
+        scores: N tensors (K,) in [0, 1].
+    """
+
+    dense: Tensor
+    boxes: list[Tensor]
+    scores: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """Description of K lesions of one window.
+
+    Attributes:
+        masks: (K, M, M, M) probability in each bin of the lesion's box.
+        p_lung: (K,) probability that the lesion is a lung-cancer metastasis.
+        scores: (K,) probability that the box holds a lesion.
+    """
+
+    masks: Tensor
+    p_lung: Tensor
+    scores: Tensor
+
+
+class MaskRCNN(nn.Module):
+    """Composed of ready-made parts; see `build_model`."""
+
+    def __init__(
+        self,
+        trunk: ConvNextTrunk,
+        neck: FusionNeck,
+        dense: DenseBranch,
+        rpn: RegionProposalNetwork,
+        strides: Sequence[Index],
+        rpn_stages: Sequence[int],
+        neck_width: int,
+    ) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.neck = neck
+        self.dense = dense
+        self.rpn = rpn
+        self.box_head = BoxHead(neck_width)
+        self.mask_head = MaskHead(neck_width)
+        self.source_head = SourceHead(neck_width)
+        self.strides = list(strides)
+        self.rpn_stages = list(rpn_stages)
+
+    def forward(
+        self, images: Tensor, targets: list[Targets], generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Losses of one batch, unweighted.
+
+        Args:
+            images: (N, 1, Z, Y, X) normalised HU.
+            targets: one per image.
+            generator: draws negatives and RoIs; a CPU generator.
+
+        Returns:
+            Scalars `dense`, `rpn_score`, `rpn_box`, `roi_score`, `roi_box`, `mask`, `source`.
+        """
+        trunk = self._trunk(images)
+        instances = torch.stack([target.instances for target in targets])
+        losses = {"dense": dense_loss(trunk.dense_logits, (instances > 0).float())}
+        output = self._rpn(trunk)
+        losses["rpn_score"], losses["rpn_box"] = self.rpn.losses(
+            output, [target.boxes for target in targets], generator
+        )
+        window = (images.shape[2], images.shape[3], images.shape[4])
+        proposals = self.rpn.proposals(output, window, PROPOSALS)
+        rois = sample_rois(proposals, targets, ROIS_PER_IMAGE, generator)
+        return losses | self._roi_losses(trunk, rois, targets)
+
+    @torch.no_grad()
+    def detect(self, images: Tensor) -> Detections:
+        """Find lesions in (N, 1, Z, Y, X) windows of the training patch size."""
+        trunk = self._trunk(images)
+        window = (images.shape[2], images.shape[3], images.shape[4])
+        boxes, scores = [], []
+        for i, (proposed, _) in enumerate(self.rpn.proposals(self._rpn(trunk), window, PROPOSALS)):
+            logits, deltas = self.box_head(
+                trunk, proposed, proposed.new_full((len(proposed),), i).long()
+            )
+            refined = clip_boxes(decode_boxes(deltas, proposed), window)
+            score = logits.sigmoid()
+            kept = nms(refined, score, DETECTION_NMS_IOU)
+            kept = kept[score[kept] >= MIN_SCORE]
+            boxes.append(refined[kept])
+            scores.append(score[kept])
+        return Detections(trunk.dense_logits.sigmoid(), boxes, scores)
+
+    @torch.no_grad()
+    def outline(self, images: Tensor, boxes: list[Tensor]) -> list[Outlines]:
+        """Mask, source and score of known boxes (K, 6) of each of N windows."""
+        trunk = self._trunk(images)
+        counts = [len(item) for item in boxes]
+        rois = torch.cat(boxes)
+        index = torch.repeat_interleave(torch.arange(len(boxes)), torch.tensor(counts)).to(
+            rois.device
+        )
+        masks = self.mask_head(trunk, rois, index).sigmoid().split(counts)
+        p_lung = self.source_head(trunk, rois, index).sigmoid().split(counts)
+        scores = self.box_head(trunk, rois, index)[0].sigmoid().split(counts)
+        return [Outlines(*parts) for parts in zip(masks, p_lung, scores, strict=True)]
+
+    def _trunk(self, images: Tensor) -> Trunk:
+        skip, maps = self.trunk(images)
+        pyramid = self.neck(maps)
+        return Trunk(images, pyramid, self.strides, self.dense(skip, pyramid[0]))
+
+    def _rpn(self, trunk: Trunk) -> RpnOutput:
+        probability = trunk.dense_logits.detach().sigmoid()[:, None]
+        return self.rpn([trunk.pyramid[stage] for stage in self.rpn_stages], probability)
+
+    def _roi_losses(
+        self, trunk: Trunk, rois: SampledRois, targets: list[Targets]
+    ) -> dict[str, Tensor]:
+        logits, deltas = self.box_head(trunk, rois.boxes, rois.image_index)
+        found = rois.matched >= 0
+        losses = {"roi_score": F.binary_cross_entropy_with_logits(logits, found.float())}
+        positive = SampledRois(rois.boxes[found], rois.image_index[found], rois.matched[found])
+        pairs = list(zip(positive.image_index.tolist(), positive.matched.tolist(), strict=True))
+        if not pairs:
+            nothing = (logits.sum() + deltas.sum()) * 0
+            return losses | dict.fromkeys(("roi_box", "mask", "source"), nothing)
+        truth = torch.stack([targets[i].boxes[g] for i, g in pairs])
+        is_lung = torch.stack([targets[i].is_lung[g] for i, g in pairs])
+        refined = decode_boxes(deltas[found], positive.boxes)
+        losses["roi_box"] = mean_over(1 - paired_giou(refined, truth), len(pairs))
+        few = SampledRois(
+            *(part[:MASK_ROIS] for part in (positive.boxes, positive.image_index, positive.matched))
+        )
+        mask_logits = self.mask_head(trunk, few.boxes, few.image_index)
+        losses["mask"] = dense_loss(mask_logits, mask_targets(few, targets, mask_logits.shape[1:]))
+        source_logits = self.source_head(trunk, few.boxes, few.image_index)
+        losses["source"] = source_loss(source_logits, is_lung[:MASK_ROIS])
+        return losses
+
+
+def build_model(plan: NetworkPlan) -> MaskRCNN:
+    """Network of a plan, freshly initialised from torch's global random state."""
+    strides = [plan.total_stride(stage) for stage in range(len(plan.widths))]
+    rpn_strides = [strides[stage] for stage in plan.rpn_stages]
+    return MaskRCNN(
+        trunk=ConvNextTrunk(
+            plan.widths, plan.depths, plan.strides, plan.kernels, plan.skip_width, plan.drop_path
+        ),
+        neck=FusionNeck(plan.widths, plan.strides, plan.neck_width),
+        dense=DenseBranch(plan.neck_width, plan.skip_width, strides[0]),
+        rpn=RegionProposalNetwork(plan.neck_width, rpn_strides, plan.anchor_sizes),
+        strides=strides,
+        rpn_stages=plan.rpn_stages,
+        neck_width=plan.neck_width,
+    ).to(memory_format=torch.channels_last_3d)

@@ -1,0 +1,1 @@
+"""Train one fold: the loop, its schedule, its checkpoints and its log."""

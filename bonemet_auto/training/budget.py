@@ -1,0 +1,80 @@
+"""Turn a wall-clock budget into a number of steps, once, before training starts."""
+
+import math
+import time
+from collections.abc import Sequence
+from itertools import islice
+
+import torch
+
+from bonemet_auto.data.loader import PatchDataset, batches
+from bonemet_auto.errors import UsageError
+from bonemet_auto.model.mask_rcnn import build_model
+from bonemet_auto.schema import Plan, StoredCase
+from bonemet_auto.training.loop import Trainer
+
+_UNTIMED_STEPS = 4
+_TIMED_STEPS = 12
+_OUTLINES_PER_CASE = 8
+_RESERVE_SHARE = 0.04
+"""Kept back for checkpoints, reading and writing."""
+
+
+def steps_for_budget(
+    plan: Plan,
+    dataset: PatchDataset,
+    validation: Sequence[StoredCase],
+    device: torch.device,
+    workers: int,
+    budget_s: float,
+) -> int:
+    """Steps that fit `budget_s` seconds together with the validation at the end.
+
+    A throw-away network takes a few steps on the real loader; the run itself starts afresh, so that its weights
+    depend on the seed and the number of steps alone.
+
+    Raises:
+        UsageError: not even ten steps fit.
+    """
+    started = time.perf_counter()
+    trainer = Trainer(build_model(plan.network), plan.training, 1000, seed=0, device=device)
+    last = _UNTIMED_STEPS + _TIMED_STEPS
+    loader = batches(dataset, 0, last, plan.batch_size, workers)
+    for number, batch in enumerate(islice(loader, last)):
+        if number == _UNTIMED_STEPS:
+            timed = time.perf_counter()
+        # Late step numbers: all losses are on, so the step costs what most steps cost.
+        trainer.step(number + 500, batch)
+    step_s = (time.perf_counter() - timed) / _TIMED_STEPS
+    forward_s = _forward_seconds(trainer, plan)
+    validation_s = forward_s * sum(
+        n_windows(case, plan) + _OUTLINES_PER_CASE for case in validation
+    )
+    left_s = budget_s * (1 - _RESERVE_SHARE) - (time.perf_counter() - started) - validation_s
+    steps = int(left_s / step_s)
+    if steps < 10:
+        raise UsageError(
+            f"--time-budget of {budget_s:.0f} s leaves room for {max(0, steps)} steps of "
+            f"{step_s:.2f} s beside {validation_s:.0f} s of validation; give at least "
+            f"{(validation_s + 100 * step_s) * 1.2:.0f} s."
+        )
+    return steps
+
+
+def n_windows(case: StoredCase, plan: Plan) -> int:
+    """Forwards of a full sliding window over a case, mirrors included."""
+    steps = [max(1.0, patch * (1 - plan.inference.overlap)) for patch in plan.patch_size]
+    counts = [
+        math.ceil(max(0, size - patch) / step) + 1
+        for size, patch, step in zip(case.shape, plan.patch_size, steps, strict=True)
+    ]
+    return math.prod(counts) * 2 ** len(plan.inference.mirror_axes)
+
+
+def _forward_seconds(trainer: Trainer, plan: Plan) -> float:
+    image = torch.zeros(1, 1, *plan.patch_size, device=trainer.device)
+    trainer.ema.detect(image)
+    started = time.perf_counter()
+    for _ in range(3):
+        trainer.ema.detect(image)
+    return (time.perf_counter() - started) / 3

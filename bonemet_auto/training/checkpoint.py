@@ -1,0 +1,70 @@
+"""Checkpoints: written atomically, read without running any code in them."""
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bonemet_auto.errors import ModelError
+from bonemet_auto.files import atomic_write, require_file
+
+CHECKPOINT_NAME = "checkpoint_last.pt"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands. Sample numbers and random states follow from `seed` and `step`."""
+
+    step: int
+    total_steps: int
+    epochs: int
+    seed: int
+
+
+def save_checkpoint(
+    folder: Path,
+    progress: Progress,
+    model: nn.Module,
+    ema: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Write all that is needed to go on, and the averaged weights that prediction uses."""
+    content = {
+        "format_version": FORMAT_VERSION,
+        "progress": vars(progress),
+        "model": model.state_dict(),
+        "ema": ema.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    with atomic_write(folder / CHECKPOINT_NAME) as temporary:
+        torch.save(content, temporary)
+
+
+def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any]:
+    """Read a checkpoint.
+
+    Raises:
+        DataError: there is none.
+        ModelError: it is broken or of another format.
+    """
+    path = require_file(folder / CHECKPOINT_NAME, "Train the fold first (bonemet_train).")
+    try:
+        content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as broken:
+        raise ModelError(f"{path} cannot be read ({broken}). Train the fold again.") from broken
+    found = content.get("format_version")
+    if found != FORMAT_VERSION:
+        raise ModelError(
+            f"{path} has format version {found}, this program reads {FORMAT_VERSION}. "
+            "Use the version of bonemet_auto that wrote it, or train again."
+        )
+    return content
+
+
+def progress_of(content: dict[str, Any]) -> Progress:
+    """Where the run stood when the checkpoint was written."""
+    return Progress(**content["progress"])

@@ -1,0 +1,212 @@
+"""The training loop of one fold. No framework: what happens is what is written here."""
+
+import copy
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from bonemet_auto.data.loader import Batch, PatchDataset, batches
+from bonemet_auto.errors import ModelError
+from bonemet_auto.model.roi_sampling import Targets
+from bonemet_auto.schema import Plan, TrainingPlan
+from bonemet_auto.training.checkpoint import (
+    Progress,
+    load_checkpoint,
+    progress_of,
+    save_checkpoint,
+)
+from bonemet_auto.training.log import TrainingLog
+from bonemet_auto.training.schedule import ema_decay, learning_rate, loss_weights
+
+logger = logging.getLogger(__name__)
+
+MAX_GRADIENT_NORM = 1.0
+_BETAS = (0.9, 0.98)
+
+
+class Trainer:
+    """Network, averaged network and optimiser of one run; `step` is all that happens in a step.
+
+    Args:
+        model: network whose `forward(images, targets, generator)` returns its losses by name.
+        plan: the training settings.
+        total_steps: length of the schedule.
+        seed: with the step number it fixes every random draw of a step.
+        device: where to train.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: TrainingPlan,
+        total_steps: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.model = model.to(device)
+        self.ema = copy.deepcopy(self.model).requires_grad_(False).eval()
+        self.optimizer = make_optimizer(self.model, plan)
+        self.plan = plan
+        self.total_steps = total_steps
+        self.seed = seed
+        self.device = device
+
+    def step(self, number: int, batch: Batch) -> dict[str, Tensor]:
+        """Learn from one batch and return its losses.
+
+        Raises:
+            ModelError: the loss is not finite.
+        """
+        draw = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
+        torch.manual_seed(draw)
+        rate = learning_rate(
+            number, self.total_steps, self.plan.learning_rate, self.plan.warmup_share
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        images, targets = _to_device(batch, self.device)
+        self.model.train()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            losses = self.model(images, targets, torch.Generator().manual_seed(draw))
+        weights = loss_weights(number, self.total_steps)
+        total = sum(((loss * weights[name]) for name, loss in losses.items()), torch.zeros(()))
+        _require_finite(total, losses, number, batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
+        self.optimizer.step()
+        update_average(self.ema, self.model, ema_decay(number, self.total_steps))
+        return {name: loss.detach() for name, loss in losses.items()}
+
+
+def make_optimizer(model: nn.Module, plan: TrainingPlan) -> torch.optim.AdamW:
+    """AdamW; norms, biases and GRN (all 1-D) are not decayed."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": plan.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=_BETAS, fused=True)
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move the averaged weights towards the model's."""
+    ours, theirs = list(average.parameters()), list(model.parameters())
+    torch._foreach_lerp_(ours, theirs, 1 - decay)
+
+
+def train(
+    model: nn.Module,
+    plan: Plan,
+    dataset: PatchDataset,
+    folder: Path,
+    progress: Progress,
+    device: torch.device,
+    workers: int,
+    resume: bool,
+) -> nn.Module:
+    """Train up to `progress.total_steps` and return the averaged network.
+
+    Args:
+        model: freshly initialised network.
+        plan: batch size and training settings.
+        dataset: training windows.
+        folder: takes the checkpoint, `metrics.csv` and `progress.png`.
+        progress: start of a fresh run; with `resume` the checkpoint's own is used.
+        device: where to train.
+        workers: loader processes; 0 loads in this one.
+        resume: go on from the last checkpoint in `folder`.
+
+    Raises:
+        ModelError: the loss is not finite, or the checkpoint cannot be used.
+    """
+    if resume:
+        content = load_checkpoint(folder, device)
+        progress = progress_of(content)
+    trainer = Trainer(model, plan.training, progress.total_steps, progress.seed, device)
+    if resume:
+        trainer.model.load_state_dict(content["model"])
+        trainer.ema.load_state_dict(content["ema"])
+        trainer.optimizer.load_state_dict(content["optimizer"])
+        logger.info("resumed at step %d of %d", progress.step, progress.total_steps)
+    ends = epoch_ends(progress.total_steps, progress.epochs)
+    log = TrainingLog(folder, first_epoch=sum(end <= progress.step for end in ends))
+    loader = batches(dataset, progress.step, progress.total_steps, plan.batch_size, workers)
+    stream = iter(loader)
+    with tqdm(
+        total=progress.total_steps, initial=progress.step, unit="step", disable=None
+    ) as bar:
+        for epoch, end in enumerate(ends):
+            if end > progress.step:
+                row = _epoch(trainer, stream, progress.step, end, bar)
+                log.add({"epoch": epoch, "step": end, **row})
+                progress = replace(progress, step=end)
+                save_checkpoint(folder, progress, trainer.model, trainer.ema, trainer.optimizer)
+                logger.debug("epoch %d: %s", epoch, row)
+    return trainer.ema
+
+
+def epoch_ends(total_steps: int, epochs: int) -> list[int]:
+    """Step after which each epoch ends; at most `epochs`, none of them empty."""
+    epochs = min(epochs, total_steps)
+    return [total_steps * (i + 1) // epochs for i in range(epochs)]
+
+
+def _epoch(
+    trainer: Trainer, stream: Iterator[Batch], first: int, end: int, bar: "tqdm[None]"
+) -> dict[str, float]:
+    """Run the steps of one epoch; mean losses and times."""
+    sums: dict[str, float] = {}
+    waited_s, started = 0.0, time.perf_counter()
+    for number in range(first, end):
+        asked = time.perf_counter()
+        batch = next(stream)
+        waited_s += time.perf_counter() - asked
+        losses = trainer.step(number, batch)
+        values = torch.stack(list(losses.values())).tolist()
+        for name, value in zip(losses, values, strict=True):
+            sums[name] = sums.get(name, 0.0) + value
+        bar.update()
+    n = end - first
+    means = {name: value / n for name, value in sums.items()}
+    bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
+    return means | {
+        "learning_rate": trainer.optimizer.param_groups[0]["lr"],
+        "step_s": (time.perf_counter() - started) / n,
+        "loader_wait_s": waited_s / n,
+    }
+
+
+def _to_device(batch: Batch, device: torch.device) -> tuple[Tensor, list[Targets]]:
+    images = batch.images.to(device, non_blocking=True)
+    targets = [
+        Targets(
+            item.boxes.to(device, non_blocking=True),
+            item.instances.to(device, non_blocking=True),
+            item.is_lung.to(device, non_blocking=True),
+        )
+        for item in batch.targets
+    ]
+    return images, targets
+
+
+def _require_finite(
+    total: Tensor, losses: dict[str, Tensor], number: int, batch: Batch
+) -> None:
+    if torch.isfinite(total):
+        return
+    values = ", ".join(f"{name} {loss.item():.3g}" for name, loss in losses.items())
+    raise ModelError(
+        f"the loss is not finite at step {number} ({values}); the batch held cases "
+        f"{', '.join(batch.cases)}. Look at these cases, or lower learning_rate in plan.json; "
+        "--resume goes on from the last epoch."
+    )

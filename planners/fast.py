@@ -1,0 +1,49 @@
+"""The `fast` planner: for CPUs and small cohorts, minutes to an hour instead of days.
+
+All its constants stand here, each found by measurement on phantom cohorts.
+"""
+
+from bonemet_auto.geometry import Index, Triple
+from bonemet_auto.schema import Fingerprint, Plan, Target
+from planners.default import Preset, make_plan
+
+FAST = Preset(
+    planner="fast",
+    widths=(24, 48, 96, 160),
+    depths=(1, 1, 2, 1),
+    skip_width=8,
+    neck_width=32,
+    most_stages=4,
+    min_edge=2,
+    edges=(64, 56, 48, 40, 32, 24, 16),
+    anchors_per_level=2,
+    batch_sizes=(2, 2),
+    drop_path=0.0,
+    iterations=3000,
+    epochs=30,
+    learning_rate=2e-3,
+    warmup_share=0.05,
+    mirror_axes=(),
+)
+
+
+def plan_fast(
+    fingerprint: Fingerprint,
+    target: Target,
+    name: str,
+    spacing_mm: Triple | None = None,
+    patch_size: Index | None = None,
+) -> Plan:
+    """Plan a small network on patches of about 64^3 voxels.
+
+    Args:
+        fingerprint: of the dataset.
+        target: device and memory to fit.
+        name: of the plan; its folder.
+        spacing_mm: asked for by a person, instead of the derived one.
+        patch_size: likewise.
+
+    Raises:
+        PlanError: the fingerprint has no case or no lesion, or nothing fits.
+    """
+    return make_plan(FAST, fingerprint, target, name, spacing_mm, patch_size)

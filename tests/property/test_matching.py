@@ -1,0 +1,96 @@
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bonemet_auto.model.anchors import grid_anchors
+from bonemet_auto.model.boxes import pairwise_iou
+from bonemet_auto.model.matching import atss_match, sample_negatives
+
+BOX = st.tuples(*[st.integers(-2, 14)] * 3, *[st.integers(0, 8)] * 3).map(
+    lambda b: [b[0], b[1], b[2], b[0] + b[3], b[1] + b[4], b[2] + b[5]]
+)
+GRID = st.tuples(*[st.integers(1, 3)] * 3)
+
+
+def slow_atss(levels, boxes, k):
+    """ATSS box by box and anchor by anchor, as its docstring tells it."""
+    anchors = torch.cat(levels)
+    iou = pairwise_iou(anchors, boxes)
+    claims = {}
+    for g, box in enumerate(boxes):
+        candidates, offset = [], 0
+        for level in levels:
+            away = ((level[:, :3] + level[:, 3:] - box[:3] - box[3:]) / 2).square().sum(dim=1)
+            order = sorted(range(len(level)), key=lambda i, away=away: (away[i].item(), i))
+            candidates += [offset + i for i in order[:k]]
+            offset += len(level)
+        overlaps = iou[sorted(candidates), g]
+        threshold = overlaps.mean() + overlaps.std(correction=0)
+        best = int(iou[:, g].argmax())
+        for i in {*candidates, best}:
+            if iou[i, g] > 0 and (iou[i, g] >= threshold - 1e-7 or i == best):
+                claims.setdefault(i, []).append((i == best, iou[i, g].item(), -g))
+    return [-max(claims[i])[2] if i in claims else -1 for i in range(len(anchors))]
+
+
+@settings(deadline=None)
+@given(st.lists(BOX, max_size=5), GRID, GRID, st.integers(1, 5))
+def test_matches_equal_the_slow_loop(boxes, fine, coarse, k):
+    sizes = torch.tensor([[4.0, 4, 4], [8.0, 6, 4]])
+    levels = [grid_anchors(fine, (4, 4, 4), sizes), grid_anchors(coarse, (8, 8, 8), 2 * sizes)]
+    targets = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 6)
+    assert atss_match(levels, targets, k).tolist() == slow_atss(levels, targets, k)
+
+
+def test_a_lesion_between_centres_gets_the_anchor_that_overlaps_it_most():
+    anchors = [grid_anchors((2, 2, 2), (8, 8, 8), torch.tensor([[8.0, 8, 8]]))]
+    matches = atss_match(anchors, torch.tensor([[0.0, 0, 5, 2, 2, 7.5]]))
+    assert matches.tolist() == [0] + [-1] * 7
+
+
+def test_an_anchor_claimed_twice_goes_to_the_higher_overlap():
+    anchors = [torch.tensor([[0.0, 0, 0, 4, 4, 4]])]
+    boxes = torch.tensor([[0.0, 0, 0, 4, 4, 2], [0.0, 0, 0, 4, 4, 3]])
+    assert atss_match(anchors, boxes).tolist() == [1]
+
+
+def test_a_box_keeps_its_best_anchor_though_another_box_overlaps_that_more():
+    anchors = [torch.tensor([[0.0, 0, 0, 4, 4, 4], [0.0, 0, 0, 4, 4, 4.5]])]
+    boxes = torch.tensor([[0.0, 0, 0, 4, 4, 4.5], [0.0, 0, 0, 4, 4, 1]])
+    assert atss_match(anchors, boxes).tolist() == [1, 0]
+
+
+def test_without_boxes_or_anchors_everything_is_background():
+    anchors = [torch.rand(5, 6), torch.rand(0, 6)]
+    assert atss_match(anchors, torch.zeros(0, 6)).tolist() == [-1] * 5
+    assert atss_match([torch.zeros(0, 6)], torch.rand(2, 6)).shape == (0,)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 100), st.booleans()), max_size=30),
+    st.integers(0, 6),
+    st.integers(1, 4),
+    st.integers(0, 2**31),
+)
+def test_negatives_are_distinct_and_drawn_from_the_hardest(anchors, wanted, factor, seed):
+    scores = torch.tensor([float(score) for score, _ in anchors])
+    negative = torch.tensor([flag for _, flag in anchors], dtype=torch.bool)
+
+    def draw():
+        generator = torch.Generator().manual_seed(seed)
+        return sample_negatives(scores, negative, wanted, factor, generator).tolist()
+
+    chosen = draw()
+    available = sorted((score for score, flag in anchors if flag), reverse=True)
+    assert len(chosen) == len(set(chosen)) == min(wanted, len(available))
+    assert all(anchors[i][1] for i in chosen)
+    assert all(anchors[i][0] >= available[: wanted * factor][-1] for i in chosen)
+    assert draw() == chosen
+
+
+def test_negatives_are_drawn_from_the_whole_pool_not_its_top():
+    scores, every = torch.arange(20.0), torch.ones(20, dtype=torch.bool)
+    generator = torch.Generator().manual_seed(0)
+    draws = [sample_negatives(scores, every, 2, 5, generator) for _ in range(60)]
+    assert set(torch.cat(draws).tolist()) == set(range(10, 20))

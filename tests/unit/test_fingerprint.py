@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+
+from bonemet_auto.fingerprint import BONE_THRESHOLD_HU, HISTOGRAM_EDGES_HU, bone_mask
+from bonemet_auto.integrity import inspect_case, inspect_dataset
+from bonemet_auto.raw_dataset import open_raw_dataset
+from bonemet_auto.schema import Fingerprint
+from tests.cohort import GEOMETRY, LABELS, SHAPE, make_scan, write_case, write_cohort
+
+
+def fingerprint_of(tmp_path, hu, ids, classes, **patient):
+    write_cohort(tmp_path, 1)
+    write_case(tmp_path, "one", hu, ids, classes, **patient)
+    dataset = open_raw_dataset(tmp_path)
+    inspected = inspect_case(dataset.training[-1], dataset.info)
+    assert inspected.faults == ()
+    return inspected.fingerprint
+
+
+def test_bone_is_found_without_noise_and_specks():
+    rng = np.random.default_rng(0)
+    hu = rng.normal(40, 80, (30, 60, 60))
+    hu[:, 20:32, 20:40] += 500
+    hu[5, 5, 50:52] = 1500
+    bone = bone_mask(hu.astype(np.int16), (1.0, 1.0, 1.0))
+    inside = np.zeros_like(bone)
+    inside[:, 20:32, 20:40] = True
+    assert bone[inside].mean() > 0.99
+    assert bone[~inside].mean() < 0.02
+    assert not bone[3:8, 3:8, 45:55].any()
+
+
+def test_thick_slices_are_not_smeared_into_each_other():
+    hu = np.full((3, 20, 20), 40, np.int16)
+    hu[1] = 800
+    bone = bone_mask(hu, (5.0, 1.0, 1.0))
+    assert bone[1].all() and not bone[0].any() and not bone[2].any()
+
+
+def test_a_scan_without_bone_has_an_empty_mask():
+    assert not bone_mask(np.full((1, 4, 4), BONE_THRESHOLD_HU, np.int16), (1.0, 1.0, 1.0)).any()
+
+
+def test_lesions_are_measured_on_the_scans_own_grid(tmp_path):
+    hu, ids = make_scan(np.random.default_rng(1))
+    ids[:] = 0
+    ids[3:5, 6:9, 7:11] = 4
+    case = fingerprint_of(tmp_path, hu, ids, {4: None}, patient_id="P7")
+    (lesion,) = case.lesions
+    assert (lesion.instance, lesion.source) == (4, None)
+    assert lesion.size_mm == (5.0, 4.5, 6.0)
+    assert lesion.volume_mm3 == pytest.approx(24 * 2.5 * 1.5 * 1.5)
+    assert (case.patient_id, case.patient_label) == ("P7", None)
+    assert (case.shape, case.spacing_mm) == (SHAPE, GEOMETRY.spacing_mm)
+
+
+def test_share_outside_bone_counts_what_lies_beyond_the_margin(tmp_path):
+    hu = np.full((4, 12, 40), 40, np.int16)
+    hu[:, :, :10] = hu[:, :, 36:] = 500
+    ids = np.zeros(hu.shape, np.uint16)
+    ids[:, 5, 8:18] = 1
+    ids[:, 5, 25:35] = 2
+    ids[:, 5, 20:23] = 3
+    case = fingerprint_of(tmp_path, hu, ids, {1: 0, 2: 0, 3: 0})
+    # x spacing 1.5 mm; smoothing adds one voxel of bone, and two more lie within 3 mm of that
+    shares = [lesion.share_outside_bone for lesion in case.lesions]
+    assert shares == pytest.approx([5 / 10, 8 / 10, 1])
+
+
+def test_histograms_count_every_voxel_in_its_bin(tmp_path):
+    hu, ids = make_scan(np.random.default_rng(2))
+    case = fingerprint_of(tmp_path, hu, ids, {1: 1, 2: 1})
+    expected, _ = np.histogram(hu[ids > 0], np.append(HISTOGRAM_EDGES_HU[:-1], 3072))
+    assert case.lesion_histogram == tuple(expected)
+    assert sum(case.bone_histogram) == bone_mask(hu, GEOMETRY.spacing_mm).sum()
+    assert len(case.bone_histogram) == len(HISTOGRAM_EDGES_HU) - 1 == 256
+
+
+def test_inspection_is_the_same_from_several_processes(tmp_path):
+    dataset = open_raw_dataset(write_cohort(tmp_path, 3))
+    assert inspect_dataset(dataset, None, 1) == inspect_dataset(dataset, None, 2)
+
+
+def test_unchanged_cases_are_not_read_again(tmp_path, monkeypatch):
+    folder = write_cohort(tmp_path, 3)
+    dataset = open_raw_dataset(folder)
+    first = inspect_dataset(dataset, None, 1).fingerprint
+    hu, ids = make_scan(np.random.default_rng(5))
+    write_case(folder, "case_001", hu, ids, {1: 0, 2: 0})
+    read = []
+    from bonemet_auto import integrity
+
+    original = integrity.read_hu
+    monkeypatch.setattr(
+        integrity, "read_hu", lambda path: (read.append(path.name), original(path))[1]
+    )
+    again = inspect_dataset(dataset, first, 1).fingerprint
+    assert read == ["case_001_0000.nii.gz"]
+    assert again.cases[0] == first.cases[0] and again.cases[1] != first.cases[1]
+
+
+def test_a_renamed_case_is_not_taken_for_the_old_one(tmp_path):
+    folder = write_cohort(tmp_path, 1)
+    first = inspect_dataset(open_raw_dataset(folder), None, 1).fingerprint
+    for path in [*folder.glob("*Tr/case_000*")]:
+        path.rename(path.with_name(path.name.replace("case_000", "new")))
+    again = inspect_dataset(open_raw_dataset(folder), first, 1).fingerprint
+    assert [(case.case, case.patient_id) for case in again.cases] == [("new", "new")]
+
+
+def test_another_meaning_of_the_classes_counts_as_a_change(tmp_path):
+    dataset = open_raw_dataset(write_cohort(tmp_path, 1))
+    swapped = dataset.info.model_copy(update={"labels": dict(zip(LABELS, (1, 0), strict=True))})
+    case = dataset.training[0]
+    before = inspect_case(case, dataset.info).fingerprint
+    known = {before.input_hash: before}
+    after = inspect_case(case, swapped, known).fingerprint
+    assert after.input_hash != before.input_hash
+    assert (before.patient_label, after.patient_label) == (0, 1)
+
+
+def test_the_fingerprint_survives_its_file(tmp_path):
+    fingerprint = inspect_dataset(open_raw_dataset(write_cohort(tmp_path, 2)), None, 1).fingerprint
+    assert Fingerprint.model_validate_json(fingerprint.model_dump_json()) == fingerprint

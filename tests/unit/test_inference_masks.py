@@ -1,0 +1,125 @@
+"""Fused masks on the planned grid, windows of the second stage, and the contest for voxels."""
+
+import numpy as np
+import pytest
+import torch
+
+from bonemet_auto.geometry import Geometry
+from bonemet_auto.inference.describe import Description, describe_lesions, share_windows
+from bonemet_auto.inference.fuse import Candidate, fuse, label_components, paste_mask
+from bonemet_auto.inference.place import place_lesions
+from bonemet_auto.resample import GridMap
+from tests.unit.inference_fakes import BlobNetwork
+
+SHAPE = (12, 12, 24)
+GRID = GridMap((0, 0, 0), SHAPE, SHAPE)
+GEOMETRY = Geometry(SHAPE, (1.0, 1.0, 1.0))
+BOX = np.array([2.0, 2, 2, 8, 8, 8])
+
+
+def _dense(*boxes):
+    dense = np.full(SHAPE, 0.01, np.float32)
+    for z0, y0, x0, z1, y1, x1 in boxes:
+        dense[z0:z1, y0:y1, x0:x1] = 0.95
+    return dense
+
+
+def _whole(probability):
+    return Description(np.full((4, 4, 4), probability, np.float32), 0.5)
+
+
+def _held(candidate):
+    mask = np.zeros(SHAPE, bool)
+    mask[candidate.region] = candidate.probability > 0.5
+    return mask
+
+
+def test_a_lesion_outgrows_a_tight_box_but_does_not_pick_up_its_neighbour():
+    dense = _dense((2, 2, 2, 8, 8, 9), (9, 2, 2, 12, 8, 8))
+    held = _held(fuse(dense, BOX, _whole(0.9), 0.8))
+    assert held[2:8, 2:8, 2:9].all()
+    assert held.sum() == 6 * 6 * 7
+
+
+@pytest.mark.parametrize(
+    ("outline", "dense", "kept"), [(0.9, 0.3, True), (0.3, 0.9, True), (0.2, 0.7, False)]
+)
+def test_inside_the_box_outline_and_dense_branch_count_alike(outline, dense, kept):
+    held = _held(fuse(np.full(SHAPE, dense, np.float32), BOX, _whole(outline), 0.8))
+    assert held[2:8, 2:8, 2:8].all() == kept
+
+
+def test_a_lesion_without_outline_takes_the_dense_mask():
+    dense = _dense((3, 3, 3, 6, 6, 6))
+    held = _held(fuse(dense, BOX, Description(None, 0.5), 0.8))
+    np.testing.assert_array_equal(held, dense > 0.5)
+
+
+def test_a_pasted_outline_follows_its_bins():
+    mask = np.zeros((2, 2, 2), np.float32)
+    mask[1] = 1
+    pasted = paste_mask(
+        mask, np.array([2.0, 2, 2, 10, 4, 4]), np.zeros(3, int), np.array([12, 4, 4])
+    )
+    assert (np.diff(pasted[:, 3, 3]) >= 0).all()
+    assert pasted[3, 3, 3] == 0
+    assert pasted[8, 3, 3] == 1
+    assert pasted[5, 3, 3] + pasted[6, 3, 3] == pytest.approx(1)
+
+
+def test_components_join_over_faces_only():
+    dense = _dense((0, 0, 0, 2, 2, 2), (2, 2, 2, 4, 4, 4))
+    assert label_components(dense).max() == 2
+
+
+def _candidate(score, low, high):
+    size = np.subtract(high, low)
+    box = np.array([*low, *high], float)
+    return Candidate(score, 0.5, box, tuple(low), np.full(size, 0.9, np.float32))
+
+
+def test_a_lesion_seen_twice_comes_out_once_without_a_sliver():
+    twice = [_candidate(0.9, (2, 2, 2), (8, 8, 8)), _candidate(0.4, (2, 2, 3), (8, 8, 9))]
+    (lesion,) = place_lesions(twice, GRID, GEOMETRY)
+    assert (lesion.score, lesion.box) == (0.9, (2, 2, 2, 8, 8, 8))
+
+
+def test_lesions_that_overlap_a_little_share_the_voxels_by_score():
+    pair = [_candidate(0.4, (2, 2, 2), (8, 8, 8)), _candidate(0.9, (2, 2, 6), (8, 8, 12))]
+    strong, weak = place_lesions(pair, GRID, GEOMETRY)
+    assert strong.box == (2, 2, 6, 8, 8, 12)
+    assert weak.box == (2, 2, 2, 8, 8, 6)
+
+
+def _describe(boxes, patch=(8, 8, 8)):
+    hu = np.full(SHAPE, 700, np.int16)
+    return describe_lesions(
+        hu,
+        np.array(boxes, float),
+        patch,
+        [BlobNetwork()],
+        lambda crop: crop.astype(np.float32) / 1000,
+        2,
+        torch.device("cpu"),
+    )
+
+
+def test_only_lesions_that_fit_into_a_window_are_outlined():
+    small, large = _describe([(0, 0, 0, 8, 8, 8), (0, 0, 4, 8, 8, 13)])
+    assert small.mask.shape == (8, 8, 8)
+    assert large.mask is None
+    assert large.p_lung == pytest.approx(0.8)
+
+
+def test_each_lesion_gets_a_window_that_holds_it_and_neighbours_share():
+    rng = np.random.default_rng(0)
+    shape, patch = (40, 40, 60), (16, 16, 24)
+    low = rng.uniform(0, np.subtract(shape, 6), (30, 3))
+    boxes = np.hstack([low, low + rng.uniform(1, 6, (30, 3))])
+    plan = share_windows(boxes, patch, shape)
+    assert sorted(i for _, members in plan for i in members) == list(range(30))
+    assert len(plan) < 30
+    for start, members in plan:
+        assert all(0 <= s <= n - p for s, p, n in zip(start, patch, shape, strict=True))
+        assert (boxes[members, :3] >= start).all()
+        assert (boxes[members, 3:] <= np.add(start, patch)).all()
