@@ -7,7 +7,8 @@
     `-- UsageError    flags and environment
 
 A message says what is wrong, where (case, file), what was found against what was expected, and what
-to do. Commands print it as one line and exit with 2; any other exception is our bug and exits with 1.
+to do. Commands print it as one line and exit with 2; any other exception is our bug and exits with
+1.
 """
 
 

@@ -76,8 +76,8 @@ def find_dataset(root: Path, dataset: str) -> str:
     problem = f"'{dataset}' fits {', '.join(matches)}" if matches else f"no dataset '{dataset}'"
     known = ", ".join(folders) or "none"
     raise UsageError(
-        f"{problem} under {root} (datasets there: {known}). Give the number or the full folder name "
-        "(Dataset001_Name), or point --root or $BONEMET_ROOT to the data root."
+        f"{problem} under {root} (datasets there: {known}). Give the number or the full folder "
+        "name (Dataset001_Name), or point --root or $BONEMET_ROOT to the data root."
     )
 
 

@@ -49,17 +49,19 @@ class Geometry:
         return offsets @ np.linalg.inv(steps)
 
     def box_corners_lps(self, box: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """(8, 3) LPS corners of a half-open box z0 y0 x0 z1 y1 x1 in which voxel i spans [i, i + 1)."""
+        """(8, 3) LPS corners of a half-open box z0 y0 x0 z1 y1 x1; voxel i spans [i, i + 1)."""
         low, high = np.asarray(box, dtype=np.float64).reshape(2, 3)
         picks = np.indices((2, 2, 2)).reshape(3, 8).T
         return self.index_to_lps(np.where(picks == 0, low, high) - 0.5)
 
     def mismatch(self, other: "Geometry") -> str | None:
-        """Say how `other` differs from this grid, or None where it is the same within float noise."""
+        """Say how `other` differs from this grid; None where it does so by float noise at most."""
         if self.shape != other.shape:
             return f"shape {other.shape} against {self.shape} (z, y, x voxels)"
         if not np.allclose(self.spacing_mm, other.spacing_mm, rtol=GEOMETRY_TOLERANCE, atol=0):
-            return f"spacing {_short(other.spacing_mm)} against {_short(self.spacing_mm)} mm (z, y, x)"
+            return (
+                f"spacing {_short(other.spacing_mm)} against {_short(self.spacing_mm)} mm (z, y, x)"
+            )
         corner = np.asarray(self.shape) - 1.0
         allowed_mm = max(0.01, 0.05 * min(self.spacing_mm))
         for name, index in (("origin", (0, 0, 0)), ("far corner (direction)", corner)):

@@ -11,9 +11,9 @@ _M_MMAP_MAX = -4
 def tune_processor() -> None:
     """Keep large blocks in the process and let idle threads sleep. Call before importing torch.
 
-    glibc maps large temporaries anew for each operation and the kernel clears their pages each time;
-    keeping them makes elementwise operations on feature maps several times faster. Threads that spin
-    while they wait take the cores from the data loader.
+    glibc maps large temporaries anew for each operation and the kernel clears their pages each
+    time; keeping them makes elementwise operations on feature maps several times faster. Threads
+    that spin while they wait take the cores from the data loader.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if sys.platform.startswith("linux"):

@@ -1,8 +1,8 @@
 """Every JSON file that we read or write, as one frozen model each.
 
-Files written by people (`dataset.json`, `CASE.json`) may hold keys of their own; files written by us
-may not, so that a typing slip in an edited plan is found at once. `read_json` reports all mistakes of
-a file together, with the path of each field.
+Files written by people (`dataset.json`, `CASE.json`) may hold keys of their own; files written by
+us may not, so that a typing slip in an edited plan is found at once. `read_json` reports all
+mistakes of a file together, with the path of each field.
 """
 
 from pathlib import Path
@@ -55,8 +55,10 @@ class DatasetInfo(_Theirs):
     @classmethod
     def _classes_from_zero(cls, labels: dict[str, int]) -> dict[str, int]:
         if not labels or sorted(labels.values()) != list(range(len(labels))):
-            raise ValueError('classes must be numbered 0..k without gaps, e.g. {"other": 0, '
-                             f'"{POSITIVE_CLASS_NAME}": 1}}; background is not a class')
+            raise ValueError(
+                'classes must be numbered 0..k without gaps, e.g. {"other": 0, '
+                f'"{POSITIVE_CLASS_NAME}": 1}}; background is not a class'
+            )
         return labels
 
     @property
@@ -221,7 +223,9 @@ class Plan(_Ours):
     def _patch_fits_strides(self) -> "Plan":
         total = self.network.total_stride(len(self.network.strides) - 1)
         if any(p % t for p, t in zip(self.patch_size, total, strict=True)):
-            raise ValueError(f"patch_size {self.patch_size} must be divisible by the total stride {total}")
+            raise ValueError(
+                f"patch_size {self.patch_size} must be divisible by the total stride {total}"
+            )
         if self.window_hu[0] >= self.window_hu[1]:
             raise ValueError(f"window_hu {self.window_hu} must rise")
         return self

@@ -31,7 +31,7 @@ def command_parser(name: str, description: str) -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    parser.add_argument("--verbose", action="store_true", help="show more, and tracebacks of errors")
+    parser.add_argument("--verbose", action="store_true", help="more detail, tracebacks too")
     return parser
 
 

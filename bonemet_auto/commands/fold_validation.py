@@ -1,4 +1,4 @@
-"""The end of a training fold: predict its validation cases as a user would, and choose thresholds."""
+"""The end of a fold: predict its validation cases as users do, and choose thresholds."""
 
 import logging
 from collections.abc import Sequence
@@ -52,7 +52,10 @@ def validate_fold(
         unit="case",
         disable=None,
     ):
-        (failed if isinstance(outcome, FailedCase) else predictions).append(outcome)  # type: ignore[arg-type]
+        if isinstance(outcome, FailedCase):
+            failed.append(outcome)
+        else:
+            predictions.append(outcome)
     positive = dataset.info.positive_class
     scored = [score_case(item, by_name[item.case], positive) for item in predictions]
     point = choose_operating_point(scored)

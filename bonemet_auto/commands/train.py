@@ -173,5 +173,7 @@ def _copy_contract(plan: "Plan", root: Path, dataset: str, folder: Path) -> None
     from bonemet_auto.schema import write_json
 
     write_json(folder / "plan.json", plan)
-    source = require_file(root / "raw" / dataset / "dataset.json", "The raw dataset must be in place.")
+    source = require_file(
+        root / "raw" / dataset / "dataset.json", "The raw dataset must be in place."
+    )
     write_text(folder / "dataset.json", source.read_text(encoding="utf-8"))

@@ -1,8 +1,8 @@
 """Augmentation of one window with batchgenerators' transforms.
 
-They draw from numpy's global random state, so the caller seeds it per sample; that makes a sample independent
-of the worker that makes it. Instance maps are warped with nearest neighbour: interpolating one-hot maps
-costs one pass per lesion.
+They draw from numpy's global random state, so the caller seeds it per sample; that makes a sample
+independent of the worker that makes it. Instance maps are warped with nearest neighbour:
+interpolating one-hot maps costs one pass per lesion.
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ from bonemet_auto.geometry import Index, Triple
 
 SPATIAL_SHARE = 0.3
 REACH = 1.25
-"""A window to be rotated or shrunk is read this much larger, so that few voxels come from outside."""
+"""A window to be warped is read this much larger, so that few voxels come from outside."""
 
 _SCALE = (0.8, 1.25)
 _FULL_ANGLE = np.pi / 6
@@ -43,8 +43,8 @@ _INTENSITY = (
 def warp(image: Float, instances: Int, patch_size: Index, spacing_mm: Triple) -> tuple[Float, Int]:
     """Rotate and scale about the centre, and cut to `patch_size`.
 
-    Out-of-plane angles are left out where voxels are far from cubes: a rotation in voxels would shear the
-    anatomy.
+    Out-of-plane angles are left out where voxels are far from cubes: a rotation in voxels would
+    shear the anatomy.
     """
     out_of_plane = max(spacing_mm) / min(spacing_mm) < _ISOTROPIC_RATIO
     tilt = _FULL_ANGLE / 2 if out_of_plane else 0.0

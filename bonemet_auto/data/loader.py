@@ -1,7 +1,7 @@
 """The torch data set: from a sample number to an image and its targets."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,9 @@ UNBOXED = 10_000
 """Instance value of voxels that belong to a lesion, but to none that has to be detected."""
 
 
+Sample = tuple[Tensor, Targets, str]
+
+
 @dataclass(frozen=True)
 class Batch:
     """Images (N, 1, Z, Y, X) float32, one target each, and the cases they come from."""
@@ -39,7 +42,7 @@ class Batch:
         return Batch(self.images.pin_memory(), self.targets, self.cases)
 
 
-class PatchDataset(Dataset[tuple[Tensor, Targets, str]]):
+class PatchDataset(Dataset[Sample]):
     """Augmented training windows, numbered without end.
 
     Args:
@@ -62,10 +65,10 @@ class PatchDataset(Dataset[tuple[Tensor, Targets, str]]):
         cases = [read_meta(folder, name) for name in names]
         self.sampler = PatchSampler(cases, plan.patch_size, plan.training.lesion_share)
 
-    def __getitem__(self, sample: int) -> tuple[Tensor, Targets, str]:
+    def __getitem__(self, sample: int) -> Sample:
         """Window, targets and case name of a sample number."""
         rng = np.random.default_rng([self.seed, sample])
-        np.random.seed(int(rng.integers(2**32)))
+        np.random.seed(int(rng.integers(2**32)))  # noqa: NPY002, batchgenerators draws from it
         random.seed(int(rng.integers(2**32)))
         number, start = self.sampler.draw(sample, rng)
         case = self._case(number)
@@ -134,7 +137,7 @@ class _Numbers(Sampler[list[int]]):
         return len(self.steps)
 
 
-def collate(samples: list[tuple[Tensor, Targets, str]]) -> Batch:
+def collate(samples: list[Sample]) -> Batch:
     """Stack windows; targets stay a list because lesions differ in number."""
     images, targets, cases = zip(*samples, strict=True)
     return Batch(torch.stack(images), list(targets), list(cases))
@@ -142,7 +145,7 @@ def collate(samples: list[tuple[Tensor, Targets, str]]) -> Batch:
 
 def batches(
     dataset: PatchDataset, first_step: int, last_step: int, batch_size: int, workers: int
-) -> DataLoader[Batch]:
+) -> Iterable[Batch]:
     """Loader of the batches of training steps `first_step` to `last_step - 1`, in order."""
     return DataLoader(
         dataset,

@@ -11,8 +11,8 @@ from bonemet_auto.schema import StoredCase, StoredLesion
 class PatchSampler:
     """Draws windows: a fixed share around lesions, the others around bone.
 
-    Lesions are drawn uniformly over lesions, not over voxels or cases, so that a small one counts as
-    much as a large one; before that the source is drawn, so that a rare class is seen as often.
+    Lesions are drawn uniformly over lesions, not over voxels or cases, so that a small one counts
+    as much as a large one; before that the source is drawn, so that a rare class is seen as often.
 
     Args:
         cases: all training cases.
@@ -52,12 +52,14 @@ class PatchSampler:
         middle = low - self.patch_size / 2
         fits = first <= last
         start = np.where(
-            fits, rng.uniform(np.minimum(first, last), last), rng.uniform(middle, middle + high - low)
+            fits,
+            rng.uniform(np.minimum(first, last), last),
+            rng.uniform(middle, middle + high - low),
         )
         return number, self._inside(number, np.round(start).astype(int))
 
     def _inside(self, number: int, start: np.ndarray) -> Index:
-        """Move a window into the case where the case is large enough, else centre the case in it."""
+        """Move a window into a case that is large enough, else centre the case in it."""
         spare = np.array(self.cases[number].shape) - self.patch_size
         moved = np.where(spare >= 0, np.clip(start, 0, np.maximum(spare, 0)), spare // 2)
         return int(moved[0]), int(moved[1]), int(moved[2])

@@ -14,9 +14,9 @@ from bonemet_auto.inference.find import (
     ToInput,
     batches,
     crop_windows,
-    half_precision,
 )
 from bonemet_auto.model.mask_rcnn import MaskRCNN
+from bonemet_auto.model.precision import mixed_precision
 
 SHARING_MARGIN = 0.25
 """A lesion shares another one's window if it stays this part of a window off the inner faces."""
@@ -70,7 +70,7 @@ def describe_lesions(
             .to(device)
             for start in starts
         ]
-        with half_precision(device):
+        with mixed_precision(device):
             per_model = [model.outline(images, local) for model in models]
         for place, start in enumerate(starts):
             views = [outlines[place] for outlines in per_model]

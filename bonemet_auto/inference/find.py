@@ -12,6 +12,7 @@ from bonemet_auto.geometry import Index
 from bonemet_auto.inference.merge import Boxes, touches_inner_face
 from bonemet_auto.inference.tiles import Tiling, centre_weight, window_weight
 from bonemet_auto.model.mask_rcnn import MaskRCNN
+from bonemet_auto.model.precision import mixed_precision
 
 MIN_RAW_SCORE = 0.01
 MAX_RAW_BOXES = 20_000
@@ -24,11 +25,6 @@ ToInput = Callable[[Int16Array], FloatArray]
 def mirrors_of(axes: Sequence[int]) -> list[tuple[int, ...]]:
     """All sets of the axes (0 z, 1 y, 2 x) to flip, the empty one first."""
     return [flip for size in range(len(axes) + 1) for flip in combinations(axes, size)]
-
-
-def half_precision(device: torch.device) -> torch.autocast:
-    """The mixed precision of training: bf16 on CUDA, none on the CPU."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 def crop_windows(
@@ -82,7 +78,7 @@ def run_windows(
         summed = torch.zeros_like(images[:, 0])
         for run, (mirror, model) in enumerate(runs):
             axes = mirrors[mirror]
-            with half_precision(device):
+            with mixed_precision(device):
                 found = model.detect(images.flip([axis + 2 for axis in axes]))
             summed += found.dense.flip([axis + 1 for axis in axes])
             for i, (boxes, scores) in enumerate(zip(found.boxes, found.scores, strict=True)):

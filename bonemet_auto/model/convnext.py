@@ -36,9 +36,9 @@ class ChannelNorm(nn.Module):
 class GrnLinear(nn.Module):
     """Global response normalisation followed by a linear layer, as one weight per sample.
 
-    GRN scales channel c by s_c = gamma_c * g_c / mean(g) + 1, g_c the channel's L2 norm over space, and
-    adds beta. A scale per sample and channel commutes with the linear layer, so it is folded into
-    its weight: the wide activation is read once instead of being rewritten.
+    GRN scales channel c by s_c = gamma_c * g_c / mean(g) + 1, g_c the channel's L2 norm over space,
+    and adds beta. A scale per sample and channel commutes with the linear layer, so it is folded
+    into its weight: the wide activation is read once instead of being rewritten.
     """
 
     def __init__(self, wide: int, channels: int) -> None:
@@ -120,7 +120,13 @@ class ConvNextTrunk(nn.Module):
             nn.Conv3d(skip_width, widths[0], strides[0], strides[0]), ChannelNorm(widths[0])
         )
         self.downsamples = nn.ModuleList(
-            (stem, *(Downsample(*step) for step in zip(widths, widths[1:], strides[1:])))
+            (
+                stem,
+                *(
+                    Downsample(*step)
+                    for step in zip(widths[:-1], widths[1:], strides[1:], strict=True)
+                ),
+            )
         )
         self.stages = nn.ModuleList(
             nn.Sequential(*(ConvNextBlock(width, kernel, rates.pop(0)) for _ in range(depth)))

@@ -1,8 +1,9 @@
 """The fusion neck and the dense branch.
 
-The paper's "Fusion" wiring is not public; ours is a reading of it: a top-down pass as in FPN (Lin et al. 2017), whose sums have
-learned weights (Tan et al. 2020, fast normalised fusion), and one bottom-up pass as in PANet (Liu et
-al. 2018), so that small and large lesions both see fine edges and wide context.
+The paper's "Fusion" wiring is not public; ours is a reading of it: a top-down pass as in FPN (Lin
+et al. 2017), whose sums have learned weights (Tan et al. 2020, fast normalised fusion), and one
+bottom-up pass as in PANet (Liu et al. 2018), so that small and large lesions both see fine edges
+and wide context.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from bonemet_auto.geometry import Index
 from bonemet_auto.model.convnext import ChannelNorm
 
 LESION_PRIOR_LOGIT = -3.0
-"""About 5 % of a window's voxels at the start; otherwise the first steps only learn that lesions are rare."""
+"""About 5 % at the start; otherwise the first steps only learn that lesions are rare."""
 
 
 class WeightedSum(nn.Module):
@@ -81,7 +82,8 @@ class FusionNeck(nn.Module):
 class DenseBranch(nn.Module):
     """Lesion logit of every voxel, from the finest fused map and the full-resolution skip.
 
-    Full resolution is where memory traffic costs most, so it is kept thin: few channels, no norm, ReLU.
+    Full resolution is where memory traffic costs most, so it is kept thin: few channels, no norm,
+    ReLU.
     """
 
     def __init__(self, neck_width: int, skip_width: int, stride: Index) -> None:

@@ -1,10 +1,9 @@
 """RoI heads: is it a lesion and where exactly, which voxels, and from lung cancer or not.
 
-Source: He et al. 2017 (Mask R-CNN) for the box and mask heads; the dense branch as an input of every
-head and the source head with its context box are ours.
+Source: He et al. 2017 (Mask R-CNN) for the box and mask heads; the dense branch as an input of
+every head and the source head with its context box are ours.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +20,7 @@ MASK_BINS = 14
 SOURCE_BINS = 8
 CONTEXT_SCALE = 1.75
 SOURCE_GRADIENT = 0.1
-"""Share of the source loss's gradient that reaches the trunk: few lesions, so it would overfit it."""
+"""Share of the source loss's gradient that reaches the trunk: with few lesions it overfits."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,8 @@ class SourceHead(nn.Module):
     """Lung-cancer metastasis or not, from the lesion and what surrounds it.
 
     Reads HU, dense probability and fused features in a box larger than the lesion (is the rim
-    sclerotic, is the cortex breached?), pooled over the lesion, over its surroundings, and by maximum.
+    sclerotic, is the cortex breached?), pooled over the lesion, over its surroundings, and by
+    maximum.
     """
 
     def __init__(self, width: int, hidden: int = 64) -> None:

@@ -1,7 +1,7 @@
 """The whole network: trunk, neck, dense branch, proposals, RoI heads.
 
-`forward` returns losses only, `detect` detections only, and `outline` describes lesions whose boxes are
-known. Source: Zhao et al. 2024 (10.1016/j.jbo.2024.100637) as re-implemented by reading.
+`forward` returns losses only, `detect` detections only, and `outline` describes lesions whose boxes
+are known. Source: Zhao et al. 2024 (10.1016/j.jbo.2024.100637) as re-implemented by reading.
 """
 
 from collections.abc import Sequence
@@ -177,7 +177,7 @@ def build_model(plan: NetworkPlan) -> MaskRCNN:
     """Network of a plan, freshly initialised from torch's global random state."""
     strides = [plan.total_stride(stage) for stage in range(len(plan.widths))]
     rpn_strides = [strides[stage] for stage in plan.rpn_stages]
-    return MaskRCNN(
+    model = MaskRCNN(
         trunk=ConvNextTrunk(
             plan.widths, plan.depths, plan.strides, plan.kernels, plan.skip_width, plan.drop_path
         ),
@@ -187,4 +187,6 @@ def build_model(plan: NetworkPlan) -> MaskRCNN:
         strides=strides,
         rpn_stages=plan.rpn_stages,
         neck_width=plan.neck_width,
-    ).to(memory_format=torch.channels_last_3d)
+    )
+    model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return model

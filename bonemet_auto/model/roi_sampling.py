@@ -11,7 +11,7 @@ from bonemet_auto.model.roi_align import roi_align
 
 POSITIVE_IOU = 0.3
 NEGATIVE_IOU = 0.15
-"""3D IoU is harsh: a shift of 10 % per axis already gives about .57. Between the two nothing is learnt."""
+"""3D IoU is harsh: a shift of 10 % per axis gives about .57. Between the two nothing is learnt."""
 
 JITTERED_COPIES = 3
 JITTER = 0.15
@@ -62,7 +62,7 @@ def sample_rois(
     n_per_image: int,
     generator: torch.Generator,
 ) -> SampledRois:
-    """Pick positives (true boxes and their jittered copies among them) and negatives, half and half at most.
+    """Pick positives, true boxes and jittered copies among them, at most half, and negatives.
 
     Proposals come best first, so the negatives taken are the most lesion-like ones.
     """

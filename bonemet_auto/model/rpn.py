@@ -1,12 +1,14 @@
 """Region proposals: which boxes of the window may hold a lesion.
 
-Source: Ren et al. 2015 (RPN), Zhang et al. 2020 (ATSS matching), Rezatofighi et al. 2019 (GIoU). The head also
-reads the dense branch's lesion probability: it is the earliest reliable signal when training from scratch, and
-spares the RPN learning the same thing again.
+Source: Ren et al. 2015 (RPN), Zhang et al. 2020 (ATSS matching), Rezatofighi et al. 2019 (GIoU).
+The head also reads the dense branch's lesion probability: it is the earliest reliable signal when
+training from scratch, and spares the RPN learning the same thing again.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -65,7 +67,7 @@ class RegionProposalNetwork(nn.Module):
         self.conv = ConvNormAct(width + 2, width)
         self.objectness = nn.Conv3d(width, n_sizes, 1)
         self.deltas = nn.Conv3d(width, 6 * n_sizes, 1)
-        nn.init.constant_(self.objectness.bias, float(torch.logit(torch.tensor(PRIOR))))
+        nn.init.constant_(cast(Tensor, self.objectness.bias), math.log(PRIOR / (1 - PRIOR)))
         nn.init.normal_(self.deltas.weight, std=0.001)
 
     def forward(self, features: Sequence[Tensor], probability: Tensor) -> RpnOutput:

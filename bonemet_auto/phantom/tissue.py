@@ -18,30 +18,35 @@ def soft_tissue(
     rng: np.random.Generator,
 ) -> Array:
     """HU of everything but bone, shape (z, y, x); about half of the scans carry contrast medium."""
-    x, y, z = canvas.axes_mm
     shape = canvas.bone_mm.shape
     fine = smooth_noise(rng, shape, spacing_mm, (5, 3, 3))
     coarse = smooth_noise(rng, shape, spacing_mm, (18, 14, 14))
-    skin = _skin_distance(canvas, patient)
     hu = np.full(shape, AIR_HU, dtype=np.float32)
-    _blend(hu, coverage(skin, 1.5), FAT_HU + 6 * fine)
-    fat = patient.fat_mm * (1 + 0.35 * np.clip(y / 60, 0, 1))
-    fascia = (skin + fat).astype(np.float32)
-    # Zero crossings of a smooth field are thin curved sheets, as fat between muscles is.
-    streaks = np.clip(0.8 - np.abs(coarse) / 0.1, 0, 1) + np.clip(fine + 0.4 * coarse - 1.8, 0, 0.5)
-    muscle_hu = (MUSCLE_HU - 110 * streaks + 3 * coarse).astype(np.float32)
-    _blend(hu, coverage(fascia + coarse), muscle_hu)
-    wall = np.interp(z / patient.scale, (-60, 0, 60), (42, 30, 20)).astype(np.float32)
-    cavity = np.maximum(fascia + wall + 2 * coarse, -140 * patient.scale - z)
-    bowel = coverage(0.25 - coarse, 0.25)
-    inside = coverage(cavity, 2) * coverage(y - 18 * patient.scale + 3 * coarse, 2)
-    _blend(hu, inside, FAT_HU + bowel * (MUSCLE_HU - 15 - FAT_HU))
+    _draw_layers(hu, canvas, patient, fine, coarse)
     _draw_muscles(hu, canvas, patient, fine)
     enhanced = rng.uniform() < 0.5
     _draw_organs(hu, canvas, patient, 160.0 if enhanced else 0.0, fine)
     _draw_lungs(hu, canvas, patient, fine, coarse)
     _draw_canal_and_discs(hu, canvas, vertebrae, fine)
     return hu
+
+
+def _draw_layers(hu: Array, canvas: Canvas, patient: Patient, fine: Array, coarse: Array) -> None:
+    """Fat under the skin, the muscle wall, and bowel in fat inside it."""
+    _, y, z = canvas.axes_mm
+    depth = _skin_distance(canvas, patient)
+    _blend(hu, coverage(depth, 1.5), FAT_HU + 6 * fine)
+    depth += patient.fat_mm * (1 + 0.35 * np.clip(y / 60, 0, 1))
+    # Zero crossings of a smooth field are thin curved sheets, as fat between muscles is.
+    streaks = np.clip(0.8 - np.abs(coarse) / 0.1, 0, 1) + np.clip(fine + 0.4 * coarse - 1.8, 0, 0.5)
+    muscle_hu = (MUSCLE_HU - 110 * streaks + 3 * coarse).astype(np.float32, copy=False)
+    _blend(hu, coverage(depth + coarse), muscle_hu)
+    del streaks, muscle_hu
+    wall = np.interp(z / patient.scale, (-60, 0, 60), (42, 30, 20)).astype(np.float32)
+    cavity = np.maximum(depth + wall + 2 * coarse, -140 * patient.scale - z)
+    inside = coverage(cavity, 2) * coverage(y - 18 * patient.scale + 3 * coarse, 2)
+    bowel = coverage(0.25 - coarse, 0.25)
+    _blend(hu, inside, FAT_HU + bowel * (MUSCLE_HU - 15 - FAT_HU))
 
 
 def _blend(hu: Array, share: Array, value: Array | float) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from bonemet_auto.data.loader import PatchDataset, batches
 from bonemet_auto.errors import UsageError
-from bonemet_auto.model.mask_rcnn import build_model
+from bonemet_auto.model.mask_rcnn import MaskRCNN, build_model
 from bonemet_auto.schema import Plan, StoredCase
 from bonemet_auto.training.loop import Trainer
 
@@ -30,8 +30,8 @@ def steps_for_budget(
 ) -> int:
     """Steps that fit `budget_s` seconds together with the validation at the end.
 
-    A throw-away network takes a few steps on the real loader; the run itself starts afresh, so that its weights
-    depend on the seed and the number of steps alone.
+    A throw-away network takes a few steps on the real loader; the run itself starts afresh, so that
+    its weights depend on the seed and the number of steps alone.
 
     Raises:
         UsageError: not even ten steps fit.
@@ -71,7 +71,7 @@ def n_windows(case: StoredCase, plan: Plan) -> int:
     return math.prod(counts) * 2 ** len(plan.inference.mirror_axes)
 
 
-def _forward_seconds(trainer: Trainer, plan: Plan) -> float:
+def _forward_seconds(trainer: Trainer[MaskRCNN], plan: Plan) -> float:
     image = torch.zeros(1, 1, *plan.patch_size, device=trainer.device)
     trainer.ema.detect(image)
     started = time.perf_counter()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from bonemet_auto.data.loader import Batch, PatchDataset, batches
 from bonemet_auto.errors import ModelError
+from bonemet_auto.model.precision import mixed_precision
 from bonemet_auto.model.roi_sampling import Targets
 from bonemet_auto.schema import Plan, TrainingPlan
 from bonemet_auto.training.checkpoint import (
@@ -31,7 +33,10 @@ MAX_GRADIENT_NORM = 1.0
 _BETAS = (0.9, 0.98)
 
 
-class Trainer:
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class Trainer(Generic[Network]):
     """Network, averaged network and optimiser of one run; `step` is all that happens in a step.
 
     Args:
@@ -44,7 +49,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Network,
         plan: TrainingPlan,
         total_steps: int,
         seed: int,
@@ -73,7 +78,7 @@ class Trainer:
             group["lr"] = rate
         images, targets = _to_device(batch, self.device)
         self.model.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+        with mixed_precision(self.device):
             losses = self.model(images, targets, torch.Generator().manual_seed(draw))
         weights = loss_weights(number, self.total_steps)
         total = sum(((loss * weights[name]) for name, loss in losses.items()), torch.zeros(()))
@@ -100,12 +105,13 @@ def make_optimizer(model: nn.Module, plan: TrainingPlan) -> torch.optim.AdamW:
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
     """Move the averaged weights towards the model's."""
-    ours, theirs = list(average.parameters()), list(model.parameters())
+    ours: list[Tensor] = list(average.parameters())
+    theirs: list[Tensor] = list(model.parameters())
     torch._foreach_lerp_(ours, theirs, 1 - decay)
 
 
 def train(
-    model: nn.Module,
+    model: Network,
     plan: Plan,
     dataset: PatchDataset,
     folder: Path,
@@ -113,7 +119,7 @@ def train(
     device: torch.device,
     workers: int,
     resume: bool,
-) -> nn.Module:
+) -> Network:
     """Train up to `progress.total_steps` and return the averaged network.
 
     Args:
@@ -142,9 +148,7 @@ def train(
     log = TrainingLog(folder, first_epoch=sum(end <= progress.step for end in ends))
     loader = batches(dataset, progress.step, progress.total_steps, plan.batch_size, workers)
     stream = iter(loader)
-    with tqdm(
-        total=progress.total_steps, initial=progress.step, unit="step", disable=None
-    ) as bar:
+    with tqdm(total=progress.total_steps, initial=progress.step, unit="step", disable=None) as bar:
         for epoch, end in enumerate(ends):
             if end > progress.step:
                 row = _epoch(trainer, stream, progress.step, end, bar)
@@ -162,7 +166,7 @@ def epoch_ends(total_steps: int, epochs: int) -> list[int]:
 
 
 def _epoch(
-    trainer: Trainer, stream: Iterator[Batch], first: int, end: int, bar: "tqdm[None]"
+    trainer: Trainer[Network], stream: Iterator[Batch], first: int, end: int, bar: "tqdm[None]"
 ) -> dict[str, float]:
     """Run the steps of one epoch; mean losses and times."""
     sums: dict[str, float] = {}
@@ -199,9 +203,7 @@ def _to_device(batch: Batch, device: torch.device) -> tuple[Tensor, list[Targets
     return images, targets
 
 
-def _require_finite(
-    total: Tensor, losses: dict[str, Tensor], number: int, batch: Batch
-) -> None:
+def _require_finite(total: Tensor, losses: dict[str, Tensor], number: int, batch: Batch) -> None:
     if torch.isfinite(total):
         return
     values = ", ".join(f"{name} {loss.item():.3g}" for name, loss in losses.items())

@@ -31,8 +31,8 @@ def learning_rate(step: int, total: int, peak: float, warmup_share: float) -> fl
 def loss_weights(step: int, total: int) -> dict[str, float]:
     """Weight of each loss: the dense branch learns first, then the detection losses are faded in.
 
-    The RPN and the RoI heads read the dense branch's answer; before it means anything they would learn from
-    noise.
+    The RPN and the RoI heads read the dense branch's answer; before it means anything they would
+    learn from noise.
     """
     ramp = (step / max(1, total) - DENSE_ONLY_SHARE) / RAMP_SHARE
     factor = min(1.0, max(0.0, ramp))

@@ -55,9 +55,12 @@ def test_an_anchor_claimed_twice_goes_to_the_higher_overlap():
 
 
 def test_a_box_keeps_its_best_anchor_though_another_box_overlaps_that_more():
-    anchors = [torch.tensor([[0.0, 0, 0, 4, 4, 4], [0.0, 0, 0, 4, 4, 4.5]])]
+    close = [[0.0, 0, 0, 4, 4, 4], [0.0, 0, 0, 4, 4, 4.5]]
+    far = [[50.0, 50, 50, 51, 51, 51]] * 6  # low IoUs, so that the first box claims both close ones
     boxes = torch.tensor([[0.0, 0, 0, 4, 4, 4.5], [0.0, 0, 0, 4, 4, 1]])
-    assert atss_match(anchors, boxes).tolist() == [1, 0]
+    anchors = [torch.tensor(close + far)]
+    assert atss_match(anchors, boxes[:1], k=8).tolist() == [0, 0] + [-1] * 6
+    assert atss_match(anchors, boxes, k=8).tolist() == [1, 0] + [-1] * 6
 
 
 def test_without_boxes_or_anchors_everything_is_background():
