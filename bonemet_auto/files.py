@@ -65,7 +65,7 @@ def find_dataset(root: Path, dataset: str) -> str:
             if folder.is_dir() and re.fullmatch(r"Dataset\d{3}_.+", folder.name)
         }
     )
-    by_number = int(dataset) if dataset.isdigit() else None
+    by_number = int(dataset) if dataset.isdecimal() else None
     matches = [
         name
         for name in folders

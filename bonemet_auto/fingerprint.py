@@ -12,10 +12,11 @@ from bonemet_auto.schema import CaseFingerprint, CaseLabels, DatasetInfo, Lesion
 BIN_HU = 16
 HISTOGRAM_EDGES_HU = np.arange(HU_RANGE[0], HU_RANGE[1] + BIN_HU, BIN_HU)
 BONE_THRESHOLD_HU = 150
+BONE_MARGIN_MM = 20.0
+"""Lesions are looked for this far around bone: their soft-tissue parts, and lysis, reach that far."""
 
 _SMALLEST_BONE_MM3 = 100.0
 _SMOOTHED_SPACING_MM = 2.0
-_BONE_MARGIN_MM = 3.0
 
 HuArray = npt.NDArray[np.int16]
 Mask = npt.NDArray[np.bool_]
@@ -73,7 +74,7 @@ def _lesion(
     source: int | None,
 ) -> LesionFingerprint:
     """Measure one lesion on a crop that has room for the margin of bone around it."""
-    margins = [int(np.ceil(_BONE_MARGIN_MM / step)) for step in spacing_mm]
+    margins = [int(np.ceil(BONE_MARGIN_MM / step)) for step in spacing_mm]
     crop = tuple(
         slice(max(0, axis.start - margin), axis.stop + margin)
         for axis, margin in zip(place, margins, strict=True)
@@ -82,7 +83,7 @@ def _lesion(
     outside = lesion
     if bone_near.any():
         from_bone_mm = ndimage.distance_transform_edt(~bone_near, sampling=spacing_mm)
-        outside = lesion & (from_bone_mm > _BONE_MARGIN_MM)
+        outside = lesion & (from_bone_mm > BONE_MARGIN_MM)
     sizes = [(axis.stop - axis.start) * step for axis, step in zip(place, spacing_mm, strict=True)]
     voxels = int(lesion.sum())
     return LesionFingerprint(

@@ -15,6 +15,8 @@ Index = tuple[int, int, int]
 GEOMETRY_TOLERANCE = 1e-3
 """Relative to a voxel: NIfTI stores float32, and writers round; a real mismatch is far larger."""
 
+_END_NAMES = tuple(f"end of the {axis} axis (direction)" for axis in "zyx")
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -62,9 +64,11 @@ class Geometry:
             return (
                 f"spacing {_short(other.spacing_mm)} against {_short(self.spacing_mm)} mm (z, y, x)"
             )
-        corner = np.asarray(self.shape) - 1.0
+        # The origin and the last voxel along each axis: the far corner alone stays where it is when
+        # axes of equal length are exchanged.
+        ends = np.vstack([np.zeros(3), np.diag(np.asarray(self.shape) - 1.0)])
         allowed_mm = max(0.01, 0.05 * min(self.spacing_mm))
-        for name, index in (("origin", (0, 0, 0)), ("far corner (direction)", corner)):
+        for name, index in zip(("origin", *_END_NAMES), ends, strict=True):
             ours, theirs = self.index_to_lps(index), other.index_to_lps(index)
             if np.abs(ours - theirs).max() > allowed_mm:
                 return f"{name} at {_short(theirs)} against {_short(ours)} mm (LPS)"

@@ -27,4 +27,8 @@ def tune_processor() -> None:
 
 def default_workers() -> int:
     """Loader processes beside the one that computes: the other cores, at most 8."""
-    return max(0, min(8, (os.cpu_count() or 1) - 1))
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))  # what a cluster job was given, not what is there
+    else:
+        cores = os.cpu_count() or 1
+    return max(0, min(8, cores - 1))

@@ -6,7 +6,7 @@ mistakes of a file together, with the path of each field.
 """
 
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -18,6 +18,8 @@ FORMAT_VERSION: Literal[1] = 1
 POSITIVE_CLASS_NAME = "lung_metastasis"
 
 Box = tuple[float, float, float, float, float, float]
+Count = Annotated[int, Field(gt=0)]
+Edge = Annotated[float, Field(gt=0)]
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -145,14 +147,14 @@ class NetworkPlan(_Ours):
     voxels of the planned spacing.
     """
 
-    widths: tuple[int, ...]
-    depths: tuple[int, ...]
-    strides: tuple[Index, ...]
-    kernels: tuple[Index, ...]
-    skip_width: int
-    neck_width: int
-    rpn_stages: tuple[int, ...]
-    anchor_sizes: tuple[tuple[Triple, ...], ...]
+    widths: tuple[Count, ...] = Field(min_length=1)
+    depths: tuple[Count, ...]
+    strides: tuple[tuple[Count, Count, Count], ...]
+    kernels: tuple[tuple[Count, Count, Count], ...]
+    skip_width: Count
+    neck_width: int = Field(ge=2)
+    rpn_stages: tuple[int, ...] = Field(min_length=1)
+    anchor_sizes: tuple[tuple[tuple[Edge, Edge, Edge], ...], ...]
     drop_path: float = Field(ge=0, lt=1)
 
     @model_validator(mode="after")
@@ -162,6 +164,10 @@ class NetworkPlan(_Ours):
             raise ValueError("widths, depths, strides and kernels need one entry per stage each")
         if len(self.rpn_stages) != len(self.anchor_sizes):
             raise ValueError("anchor_sizes needs one list per entry of rpn_stages")
+        if len({len(sizes) for sizes in self.anchor_sizes}) > 1 or not self.anchor_sizes[0]:
+            raise ValueError("anchor_sizes needs lists of one length, one size at least in each")
+        if any(edge % 2 == 0 for kernel in self.kernels for edge in kernel):
+            raise ValueError(f"kernels must have odd edges, found {self.kernels}")
         if any(stage not in range(len(self.widths)) for stage in self.rpn_stages):
             raise ValueError(f"rpn_stages must be stage indices below {len(self.widths)}")
         return self
@@ -189,7 +195,7 @@ class InferencePlan(_Ours):
     """How windows are laid over a scan."""
 
     overlap: float = Field(ge=0, lt=1)
-    mirror_axes: tuple[int, ...]
+    mirror_axes: tuple[Literal[0, 1, 2], ...]
     skip_windows_without_bone: bool
 
 
@@ -208,12 +214,12 @@ class Plan(_Ours):
     planner: str
     dataset: str
     target: Target
-    spacing_mm: Triple
+    spacing_mm: tuple[Edge, Edge, Edge]
     window_hu: tuple[float, float]
     mean_hu: float
     sd_hu: float = Field(gt=0)
-    patch_size: Index
-    batch_size: int = Field(gt=0)
+    patch_size: tuple[Count, Count, Count]
+    batch_size: Count
     memory_bytes: int
     network: NetworkPlan
     training: TrainingPlan
@@ -330,7 +336,10 @@ def read_json(path: Path, model: type[Model], remedy: str = "Create or mend the 
     Raises:
         DataError: the file is missing, not JSON, or breaks its schema; every mistake is named.
     """
-    text = require_file(path, remedy).read_text(encoding="utf-8")
+    try:
+        text = require_file(path, remedy).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as broken:
+        raise DataError(f"{path} is no UTF-8 text ({broken}). Save it as UTF-8.") from None
     return parse_json(text, model, str(path), DataError)
 
 

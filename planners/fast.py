@@ -9,7 +9,7 @@ from planners.default import Preset, make_plan
 
 FAST = Preset(
     planner="fast",
-    widths=(24, 48, 96, 160),
+    widths=(32, 64, 128, 192),
     depths=(1, 1, 2, 1),
     skip_width=8,
     neck_width=32,

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from bonemet_auto.model.patient import noisy_or
 from bonemet_auto.schema import OperatingPoint
 
 FloatArray = npt.NDArray[np.float64]
@@ -32,11 +33,6 @@ class ScoredCase:
     n_reference: int
     p_lung: npt.NDArray[np.floating]
     patient_label: Literal[0, 1] | None
-
-
-def noisy_or(scores: npt.NDArray[np.floating], p_lung: npt.NDArray[np.floating]) -> float:
-    """Probability that at least one lesion is real and of lung origin; 0 without lesions."""
-    return float(1 - np.prod(1 - np.asarray(scores, np.float64) * p_lung))
 
 
 def choose_operating_point(

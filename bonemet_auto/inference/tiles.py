@@ -11,10 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from bonemet_auto.fingerprint import BONE_MARGIN_MM
 from bonemet_auto.geometry import Index, Triple
-
-BONE_MARGIN_MM = 20.0
-"""Windows must see this much around bone: soft-tissue parts of a lesion reach that far."""
 
 PADDING_HU = -1024
 _WEIGHT_FLOOR = 1e-2

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bonemet_auto.geometry import Index
 from bonemet_auto.model.depthwise import DepthwiseConv3d
+from bonemet_auto.model.precision import Conv3x3x3
 
 _EPS = 1e-6
 
@@ -114,7 +115,7 @@ class ConvNextTrunk(nn.Module):
         drop_path: float,
     ) -> None:
         super().__init__()
-        self.skip = nn.Conv3d(1, skip_width, 3, padding=1)
+        self.skip = Conv3x3x3(1, skip_width)
         rates = torch.linspace(0, drop_path, sum(depths)).tolist()
         stem = nn.Sequential(
             nn.Conv3d(skip_width, widths[0], strides[0], strides[0]), ChannelNorm(widths[0])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bonemet_auto.geometry import Index
 from bonemet_auto.model.convnext import ChannelNorm
+from bonemet_auto.model.precision import Conv3x3x3
 
 LESION_PRIOR_LOGIT = -3.0
 """About 5 % at the start; otherwise the first steps only learn that lesions are rare."""
@@ -40,7 +41,7 @@ class ConvNormAct(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(channels_in, channels_out, 3, padding=1)
+        self.conv = Conv3x3x3(channels_in, channels_out)
         self.norm = ChannelNorm(channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,7 +90,7 @@ class DenseBranch(nn.Module):
     def __init__(self, neck_width: int, skip_width: int, stride: Index) -> None:
         super().__init__()
         self.expand = nn.ConvTranspose3d(neck_width, skip_width, stride, stride)
-        self.merge = nn.Conv3d(skip_width, skip_width, 3, padding=1)
+        self.merge = Conv3x3x3(skip_width, skip_width)
         self.logit = nn.Linear(skip_width, 1)
         nn.init.constant_(self.logit.bias, LESION_PRIOR_LOGIT)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bonemet_auto.geometry import Index
 from bonemet_auto.model.convnext import ChannelNorm
 from bonemet_auto.model.fpn import ConvNormAct
+from bonemet_auto.model.precision import Conv3x3x3
 from bonemet_auto.model.roi_align import pyramid_levels, roi_align
 
 BOX_BINS = 7
@@ -64,7 +65,7 @@ class BoxHead(nn.Module):
     def __init__(self, width: int, hidden: int = 128) -> None:
         super().__init__()
         self.conv = ConvNormAct(width + 1, width)
-        self.reduce = nn.Conv3d(width, width, 3, stride=2, padding=1)
+        self.reduce = Conv3x3x3(width, width, stride=2)
         self.norm = ChannelNorm(width)
         self.hidden = nn.Linear(width * ((BOX_BINS + 1) // 2) ** 3, hidden)
         self.score = nn.Linear(hidden, 1)

@@ -21,9 +21,9 @@ from bonemet_auto.model.roi_sampling import SampledRois, Targets, mask_targets, 
 from bonemet_auto.model.rpn import RegionProposalNetwork, RpnOutput
 from bonemet_auto.schema import NetworkPlan
 
-PROPOSALS = 48
-ROIS_PER_IMAGE = 24
-MASK_ROIS = 12
+PROPOSALS = 32
+ROIS_PER_IMAGE = 12
+MASK_ROIS = 8
 DETECTION_NMS_IOU = 0.3
 MIN_SCORE = 0.01
 

@@ -1,6 +1,7 @@
 """Where bfloat16 is fast, and where it is not."""
 
 import torch
+from torch import Tensor, nn
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:
@@ -14,3 +15,22 @@ def mixed_precision(device: torch.device) -> torch.autocast:
     else:
         native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
     return torch.autocast(device.type, torch.bfloat16, enabled=native)
+
+
+class Conv3x3x3(nn.Conv3d):
+    """3^3 convolution with padding 1, in float32 where a map is thinner than the kernel.
+
+    On CPUs the bfloat16 weight gradient (oneDNN, torch 2.13) holds garbage, often NaN, if an axis
+    of the map has two voxels; see docs/adr/0006-bfloat16-on-cpu.md. Such maps are tiny, so float32
+    costs nothing.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int = 1) -> None:
+        super().__init__(channels_in, channels_out, 3, stride, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, Z, Y, X) to (N, C_out, Z / stride, Y / stride, X / stride), rounded up."""
+        if x.device.type == "cpu" and min(x.shape[2:]) < 3:
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(x.float())
+        return super().forward(x)

@@ -85,7 +85,8 @@ class Trainer(Generic[Network]):
         _require_finite(total, losses, number, batch)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
+        _require_finite(norm, losses, number, batch)
         self.optimizer.step()
         update_average(self.ema, self.model, ema_decay(number, self.total_steps))
         return {name: loss.detach() for name, loss in losses.items()}
@@ -203,12 +204,12 @@ def _to_device(batch: Batch, device: torch.device) -> tuple[Tensor, list[Targets
     return images, targets
 
 
-def _require_finite(total: Tensor, losses: dict[str, Tensor], number: int, batch: Batch) -> None:
-    if torch.isfinite(total):
+def _require_finite(value: Tensor, losses: dict[str, Tensor], number: int, batch: Batch) -> None:
+    if torch.isfinite(value):
         return
     values = ", ".join(f"{name} {loss.item():.3g}" for name, loss in losses.items())
     raise ModelError(
-        f"the loss is not finite at step {number} ({values}); the batch held cases "
+        f"the loss or its gradient is not finite at step {number} ({values}); the batch held cases "
         f"{', '.join(batch.cases)}. Look at these cases, or lower learning_rate in plan.json; "
         "--resume goes on from the last epoch."
     )

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bonemet_auto.evaluation.operating_point import ScoredCase, choose_operating_point, noisy_or
+from bonemet_auto.evaluation.operating_point import ScoredCase, choose_operating_point
 
 
 def scored(scores=(), matched=(), n_reference=0, p_lung=None, label=None):
@@ -90,8 +90,3 @@ def test_patients_in_whom_nothing_is_found_give_a_shrunk_share_of_lung():
     ]
     assert choose_operating_point(found + nothing).no_lesion_probability == pytest.approx(2 / 5)
     assert choose_operating_point(found).no_lesion_probability == 0.5
-
-
-def test_noisy_or_multiplies_the_doubts():
-    assert noisy_or(np.array([0.5, 1.0]), np.array([0.5, 0.2])) == pytest.approx(1 - 0.75 * 0.8)
-    assert noisy_or(np.empty(0), np.empty(0)) == 0
