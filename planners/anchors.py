@@ -10,7 +10,7 @@ from bonemet_auto.geometry import Index, Triple
 
 RPN_STRIDES = (4, 16)
 """Strides along the most strided axis whose stages propose lesions."""
-SMALL_LESION_VOXELS = 8.0
+SMALL_LESION_VOXELS = 4.0
 """Below this 10th percentile of the lesions' edge, the stage before the first one proposes too."""
 SEARCH_STEPS = 400
 SEARCH_LESIONS = 2000
@@ -31,7 +31,7 @@ def choose_stages(total_strides: Sequence[Index], lesions: Sizes, spacing_mm: Tr
     """Indices of the stages that propose lesions.
 
     Stages with strides 4 to 16 along their most strided axis, and the stride-2 stage where the 10th
-    percentile of the lesions' mean edge over the fine axes is below 8 voxels; the deepest stage if
+    percentile of the lesions' mean edge over the fine axes is below 4 voxels; the deepest stage if
     that leaves none.
     """
     strides = [max(stride) for stride in total_strides]

@@ -36,6 +36,8 @@ class Preset:
         planner: its name.
         widths: channels per stage; a stage beyond repeats the last.
         depths: blocks per stage, likewise.
+        coarsest_lesion_voxels: the spacing is coarsened until a small lesion (10th percentile)
+            spans this many voxels; None keeps the scans' own.
         skip_width: channels of the full-resolution skip.
         neck_width: channels of the neck and heads.
         most_stages: stages to build at most.
@@ -54,6 +56,7 @@ class Preset:
     planner: str
     widths: tuple[int, ...]
     depths: tuple[int, ...]
+    coarsest_lesion_voxels: float | None
     skip_width: int
     neck_width: int
     most_stages: int
@@ -73,6 +76,7 @@ _ATTO = Preset(
     planner="default",
     widths=(40, 80, 160, 320),
     depths=(2, 2, 6, 2),
+    coarsest_lesion_voxels=None,
     skip_width=16,
     neck_width=64,
     most_stages=5,
@@ -144,7 +148,9 @@ def make_plan(
     Raises:
         PlanError: see `plan_default`.
     """
-    spacing = _checked_spacing(spacing_mm) or target_spacing(fingerprint)
+    spacing = _checked_spacing(spacing_mm) or target_spacing(
+        fingerprint, preset.coarsest_lesion_voxels
+    )
     lesions = lesion_sizes(fingerprint, spacing)
     hu = intensities(fingerprint)
     patch, found = _patch(preset, fingerprint, target, spacing, patch_size)

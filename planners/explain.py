@@ -4,6 +4,7 @@ import numpy as np
 
 from bonemet_auto.schema import Fingerprint, Plan
 from planners import anchors, default, memory, spacing
+from planners.fast import FAST
 
 
 def explain_plan(plan: Plan, fingerprint: Fingerprint) -> str:
@@ -54,10 +55,16 @@ def _grid_rows(plan: Plan, fingerprint: Fingerprint) -> list[Row]:
     low, median, high = (
         _text(np.percentile(spacings, q, axis=0).round(3).tolist()) for q in (0, 50, 100)
     )
-    derived = spacing.target_spacing(fingerprint)
+    lesion_voxels = FAST.coarsest_lesion_voxels if plan.planner == FAST.planner else None
+    derived = spacing.target_spacing(fingerprint, lesion_voxels)
     rule = (
         "median per axis; 10th percentile on an axis more than 3 times coarser, with fewer voxels"
     )
+    if lesion_voxels is not None:
+        small_mm = spacing.small_lesion_mm(fingerprint)
+        rule += (
+            f"; coarsened until a small lesion ({small_mm:.1f} mm) spans {lesion_voxels:g} voxels"
+        )
     if derived != plan.spacing_mm:
         rule = f"asked for (derived: {_text(derived)})"
     both = "histograms of bone and lesion voxels, 16 HU bins"

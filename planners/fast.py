@@ -11,13 +11,14 @@ FAST = Preset(
     planner="fast",
     widths=(32, 64, 128, 192),
     depths=(1, 1, 2, 1),
+    coarsest_lesion_voxels=5.0,
     skip_width=8,
     neck_width=32,
     most_stages=4,
     min_edge=2,
-    edges=(64, 56, 48, 40, 32, 24, 16),
+    edges=(48, 40, 32, 24, 16),
     anchors_per_level=2,
-    batch_sizes=(2, 2),
+    batch_sizes=(4, 4),
     drop_path=0.0,
     iterations=3000,
     epochs=30,
@@ -34,7 +35,7 @@ def plan_fast(
     spacing_mm: Triple | None = None,
     patch_size: Index | None = None,
 ) -> Plan:
-    """Plan a small network on patches of about 64^3 voxels.
+    """Plan a small network on patches of about 48^3 voxels.
 
     Args:
         fingerprint: of the dataset.

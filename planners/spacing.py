@@ -12,6 +12,7 @@ from bonemet_auto.schema import Fingerprint
 
 COARSE_AXIS_RATIO = 3.0
 COARSE_AXIS_PERCENTILE = 10
+SMALL_LESION_PERCENTILE = 10
 
 LOW_HU = (-250.0, -100.0)
 HIGH_HU = (800.0, 1800.0)
@@ -31,11 +32,16 @@ class Intensities:
     sd_hu: float
 
 
-def target_spacing(fingerprint: Fingerprint) -> Triple:
+def target_spacing(fingerprint: Fingerprint, coarsest_lesion_voxels: float | None) -> Triple:
     """Median spacing of each axis; the 10th percentile on an axis that is much coarser.
 
     Coarse is nnU-Net's rule: more than 3 times the other axes, and with less than a third of their
     voxels (both in the median). The result never becomes finer than the other axes.
+
+    Args:
+        fingerprint: of the dataset.
+        coarsest_lesion_voxels: for small budgets: axes that are finer than a small lesion's edge
+            divided by this are coarsened to it. None keeps them.
 
     Raises:
         PlanError: the fingerprint has no case.
@@ -53,8 +59,17 @@ def target_spacing(fingerprint: Fingerprint) -> Triple:
     if much_coarser and COARSE_AXIS_RATIO * shape[coarse] < shape[others].min():
         finer = np.percentile(spacings[:, coarse], COARSE_AXIS_PERCENTILE)
         target[coarse] = max(finer, target[others].max())
+    if coarsest_lesion_voxels is not None:
+        target = np.maximum(target, small_lesion_mm(fingerprint) / coarsest_lesion_voxels)
     z, y, x = target.round(4).tolist()
     return z, y, x
+
+
+def small_lesion_mm(fingerprint: Fingerprint) -> float:
+    """10th percentile of the lesions' edge (cube root of the box volume); 0 without lesions."""
+    sizes = [lesion.size_mm for case in fingerprint.cases for lesion in case.lesions]
+    edges = np.cbrt(np.prod(sizes, axis=1)) if sizes else np.zeros(1)
+    return float(np.percentile(edges, SMALL_LESION_PERCENTILE))
 
 
 def planned_shapes(fingerprint: Fingerprint, spacing_mm: Triple) -> Table:

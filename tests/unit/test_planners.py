@@ -49,15 +49,21 @@ def cohort(
 
 def test_spacing_is_the_median_and_the_10th_percentile_on_a_much_coarser_axis():
     mixed = [(z, 0.8, 0.8) for z in (2.0, 5.0, 5.0, 5.0, 6.0)]
-    assert target_spacing(cohort(mixed[:1] * 3)) == (2.0, 0.8, 0.8)
+    assert target_spacing(cohort(mixed[:1] * 3), None) == (2.0, 0.8, 0.8)
     expected = np.percentile([2.0, 5.0, 5.0, 5.0, 6.0], 10)
-    assert target_spacing(cohort(mixed, (60, 512, 512)))[0] == pytest.approx(expected)
-    assert target_spacing(cohort(mixed, (300, 512, 512)))[0] == 5.0
+    assert target_spacing(cohort(mixed, (60, 512, 512)), None)[0] == pytest.approx(expected)
+    assert target_spacing(cohort(mixed, (300, 512, 512)), None)[0] == 5.0
+
+
+def test_small_budgets_coarsen_until_a_small_lesion_spans_few_voxels():
+    lesions = ((10.0, 10.0, 10.0),) * 20
+    assert target_spacing(cohort([(2.5, 0.8, 0.8)], sizes=lesions), 5.0) == (2.5, 2.0, 2.0)
+    assert target_spacing(cohort([(2.5, 0.8, 0.8)], sizes=lesions), 20.0) == (2.5, 0.8, 0.8)
 
 
 def test_exactly_three_to_one_is_not_coarse():
     spacings = [(z, 1.0, 1.0) for z in (1.0, 3.0, 3.0)]
-    assert target_spacing(cohort(spacings, (40, 512, 512)))[0] == 3.0
+    assert target_spacing(cohort(spacings, (40, 512, 512)), None)[0] == 3.0
 
 
 def test_the_window_keeps_its_floor_and_ceiling():
@@ -84,8 +90,10 @@ def test_a_single_slice_is_halved_in_plane_only():
 
 
 def test_the_fast_plan_of_the_usual_phantom():
-    plan = planners.plan_fast(cohort([(2.0, 0.95, 0.95)], (60, 80, 80)), CPU, "default")
-    assert plan.patch_size == (32, 64, 64)
+    lesions = ((7.5, 7.5, 7.5),)
+    plan = planners.plan_fast(cohort([(2.0, 0.95, 0.95)], (60, 96, 96), lesions), CPU, "default")
+    assert plan.spacing_mm == (2.0, 1.5, 1.5)
+    assert plan.patch_size == (32, 48, 48)
     assert plan.inference.mirror_axes == ()
     assert plan.planner == "fast" and plan.name == "default"
 
@@ -110,8 +118,8 @@ def test_few_lesions_keep_the_network_small():
 
 def test_small_lesions_add_the_finest_level():
     strides = [(2, 2, 2), (4, 4, 4), (8, 8, 8), (16, 16, 16), (32, 32, 32)]
-    assert choose_stages(strides, np.full((3, 3), 9.0), (1, 1, 1)) == [1, 2, 3]
-    assert choose_stages(strides, np.full((3, 3), 7.0), (1, 1, 1)) == [0, 1, 2, 3]
+    assert choose_stages(strides, np.full((3, 3), 5.0), (1, 1, 1)) == [1, 2, 3]
+    assert choose_stages(strides, np.full((3, 3), 3.0), (1, 1, 1)) == [0, 1, 2, 3]
     assert choose_stages([(1, 1, 1)], np.full((3, 3), 9.0), (1, 1, 1)) == [0]
 
 
@@ -146,7 +154,7 @@ def test_impossible_requests_name_what_is_possible():
         planners.override(plan, fingerprint, None, (32, 32, 50))
     with pytest.raises(PlanError, match="Nearest possible"):
         planners.override(plan, fingerprint, (0.0, 1.0, 1.0), None)
-    with pytest.raises(PlanError, match=r"needs .* GB.*Nearest possible: \(64, 64, 64\)"):
+    with pytest.raises(PlanError, match=r"needs .* GB.*Nearest possible: \(48, 48, 48\)"):
         planners.override(plan, fingerprint, None, (192, 192, 192))
     with pytest.raises(PlanError, match="no lesion"):
         planners.plan_fast(cohort(sizes=()), CPU, "p")
@@ -163,7 +171,7 @@ def test_an_override_derives_the_rest_anew():
     )
     assert plan.spacing_mm == (3, 1, 1)
     assert plan.network.strides[0] == (1, 2, 2)
-    assert "asked for (derived: (1, 1, 1))" in planners.explain_plan(plan, fingerprint)
+    assert "asked for (derived: (3, 3, 3))" in planners.explain_plan(plan, fingerprint)
 
 
 def test_the_target_follows_the_flag():
