@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bonemet_auto.commands.common import EXIT_DONE, command_parser, run_command
+from bonemet_auto.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--ref", type=Path, required=True, help="folder of CASE.nii.gz and CASE.json, as labelsTs"
     )
     parser.add_argument(
-        "--out", type=Path, help="folder for metrics.json, patients.csv and lesions.csv"
+        "--out",
+        type=Path,
+        help="folder for metrics.json, patients.csv, lesions.csv and report.html",
+    )
+    parser.add_argument(
+        "--images",
+        type=Path,
+        help="folder of the scans, for the report's pictures; otherwise imagesTs beside labelsTs",
     )
     return run_command(parser, _work, arguments)
 
@@ -31,11 +39,28 @@ def _work(options: argparse.Namespace) -> int:
     from bonemet_auto.evaluation.evaluate import evaluate_folders, write_evaluation
     from bonemet_auto.evaluation.table import format_table
 
+    images = _images(options)
     evaluation = evaluate_folders(options.pred, options.ref)
     if evaluation.left_out:
         logger.warning("left out, no reference: %s", ", ".join(evaluation.left_out))
     print(format_table(evaluation))
     if options.out:
+        from bonemet_auto.report.html import write_report
+
         write_evaluation(evaluation, options.out)
-        logger.info("wrote %s", options.out)
+        report = write_report(options.pred, options.ref, images, evaluation, options.out)
+        logger.info("wrote %s and the tables beside it", report)
     return EXIT_DONE
+
+
+def _images(options: argparse.Namespace) -> dict[str, Path]:
+    """The scans by case: of `--images`, else of `imagesTs` beside `labelsTs`, else none."""
+    from bonemet_auto.images import find_images, list_images
+
+    if options.images:
+        if not options.out:
+            raise UsageError("--images is for the report's pictures; give --out too.")
+        return find_images(options.images)
+    reference = options.ref.resolve()
+    beside = reference.with_name(reference.name.replace("labels", "images", 1))
+    return list_images(beside) if beside != reference and beside.is_dir() else {}

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from bonemet_auto.errors import DataError
 from bonemet_auto.evaluation.operating_point import ScoredCase, choose_operating_point
 from bonemet_auto.evaluation.pairing import match_lesions
 from bonemet_auto.images import read_instances
@@ -20,6 +21,25 @@ from bonemet_auto.schema import FailedCase, OperatingPoint, Plan, write_json
 logger = logging.getLogger(__name__)
 
 HIT_IOU = 0.1
+
+
+def require_raw_cases(raw: Path, cases: Sequence[str]) -> None:
+    """See before training that the validation after it can read its cases.
+
+    Raises:
+        DataError: the raw dataset is not usable, or a file of a case is gone.
+    """
+    by_name = {case.case: case for case in open_raw_dataset(raw).training}
+    gone = [case for case in cases if case not in by_name or not _is_whole(by_name[case])]
+    if gone:
+        raise DataError(
+            f"{raw} lacks the image, the label map or CASE.json of {', '.join(gone)}, which "
+            "validate this fold. Put them back, or run bonemet_plan_and_preprocess again."
+        )
+
+
+def _is_whole(case: RawCase) -> bool:
+    return all(path.is_file() for path in (case.image, case.label, case.labels_json))
 
 
 def validate_fold(

@@ -61,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "-part_id", "--part-id", type=int, default=0, metavar="K", help="do part K, from 0"
     )
+    parser.add_argument(
+        "--report", action="store_true", help="also write report.html, with pictures of every case"
+    )
     rerun = parser.add_mutually_exclusive_group()
     rerun.add_argument("--overwrite", action="store_true", help="write into a folder with results")
     rerun.add_argument(
@@ -88,7 +91,8 @@ def _predict(options: argparse.Namespace) -> int:
     from bonemet_auto.inference.load import find_folds, load_ensemble
 
     started, clock_s = datetime.now(timezone.utc), time.perf_counter()
-    images = _own_part(find_images(options.input), options.num_parts, options.part_id)
+    of_all_parts = find_images(options.input)
+    images = _own_part(of_all_parts, options.num_parts, options.part_id)
     images = _claim_output(options, images)
     device = pick_device(options.device)
     ensemble = load_ensemble(find_folds(_model_folder(options), options.folds), device)
@@ -108,6 +112,12 @@ def _predict(options: argparse.Namespace) -> int:
         time.perf_counter() - clock_s,
         (len(images) - len(failed), len(failed)),
     )
+    if options.report:
+        from bonemet_auto.report.html import write_report
+
+        logger.info(
+            "wrote %s", write_report(options.output, None, of_all_parts, None, options.output)
+        )
     logger.info("%d of %d cases are in %s", len(images) - len(failed), len(images), options.output)
     return EXIT_SOME_FAILED if failed else EXIT_DONE
 

@@ -8,7 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bonemet_auto.commands.common import EXIT_DONE, add_root, command_parser, run_command
+from bonemet_auto.commands.common import (
+    EXIT_DONE,
+    EXIT_SOME_FAILED,
+    add_root,
+    command_parser,
+    run_command,
+)
 from bonemet_auto.errors import UsageError
 from bonemet_auto.files import data_root, find_dataset, preprocessed_folder, results_folder
 
@@ -16,7 +22,8 @@ if TYPE_CHECKING:
     import torch
 
     from bonemet_auto.data.loader import PatchDataset
-    from bonemet_auto.schema import Plan, StoredCase
+    from bonemet_auto.schema import OperatingPoint, Plan, StoredCase
+    from bonemet_auto.training.checkpoint import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +50,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="30m",
         help="wall-clock time for training and validation; converted once to a number of steps",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights, samples and draws")
     parser.add_argument(
-        "--workers", type=int, help="loader processes (default: cores - 1, at most 8)"
+        "--seed", type=_natural, default=0, help="seed of weights, samples and draws"
+    )
+    parser.add_argument(
+        "--workers", type=_natural, help="loader processes (default: cores - 1, at most 8)"
     )
     start = parser.add_mutually_exclusive_group()
-    start.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    start.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the last checkpoint, with the length and seed that the run began with",
+    )
     start.add_argument("--overwrite", action="store_true", help="start over an existing run")
     return run_command(parser, _train, arguments)
 
@@ -67,6 +80,12 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 0 up")
+    return int(text)
+
+
 def _train(options: argparse.Namespace) -> int:
     started = time.perf_counter()
     from bonemet_auto.processor import default_workers, tune_processor
@@ -75,7 +94,7 @@ def _train(options: argparse.Namespace) -> int:
     import torch
 
     from bonemet_auto.commands.common import pick_device
-    from bonemet_auto.commands.fold_validation import validate_fold
+    from bonemet_auto.commands.fold_validation import require_raw_cases, validate_fold
     from bonemet_auto.data.loader import PatchDataset
     from bonemet_auto.model.mask_rcnn import build_model
     from bonemet_auto.store import read_meta
@@ -87,33 +106,37 @@ def _train(options: argparse.Namespace) -> int:
     plan, training_cases, validation_cases = _read_fold(
         root, dataset_name, options.plan_name, options.fold
     )
+    raw = root / "raw" / dataset_name
+    require_raw_cases(raw, validation_cases)
     cases_folder = preprocessed_folder(root, dataset_name) / options.plan_name / "cases"
     folder = results_folder(root, dataset_name, options.plan_name) / f"fold_{options.fold}"
     device = pick_device(options.device)
     workers = default_workers() if options.workers is None else options.workers
-    dataset = PatchDataset(cases_folder, training_cases, plan, options.seed)
-    _claim_folder(folder, options)
-    progress = Progress(0, 0, 0, options.seed)
+    progress = _claim_folder(folder, plan, options)
+    dataset = PatchDataset(cases_folder, training_cases, plan, progress.seed)
     if not options.resume:
         held_out = [read_meta(cases_folder, case) for case in validation_cases]
         spent_s = time.perf_counter() - started
         steps, epochs = _length(options, plan, dataset, held_out, device, workers, spent_s)
         progress = Progress(0, steps, epochs, options.seed)
-        _copy_contract(plan, root, dataset_name, folder)
+        _start_folder(plan, raw, folder)
         logger.info(
             "training %s %s fold %d on %s: %d cases, %d steps in %d epochs",
             dataset_name, plan.name, options.fold, device, len(training_cases), steps, epochs,
         )  # fmt: skip
-    torch.manual_seed(options.seed)
+    torch.manual_seed(progress.seed)
     model = build_model(plan.network)
     average = train(model, plan, dataset, folder, progress, device, workers, options.resume)
-    raw = root / "raw" / dataset_name
-    point = validate_fold(average, plan, raw, validation_cases, folder, device)
+    return _conclude(validate_fold(average, plan, raw, validation_cases, folder, device), folder)
+
+
+def _conclude(point: "OperatingPoint", folder: Path) -> int:
     logger.info(
         "validation: lesion sensitivity %s at %s FP per scan (score >= %.2f); everything is in %s",
         point.sensitivity, point.fp_per_scan, point.score_threshold, folder,
     )  # fmt: skip
-    return EXIT_DONE
+    failed = (folder / "validation" / "failed_cases.json").is_file()
+    return EXIT_SOME_FAILED if failed else EXIT_DONE
 
 
 def _read_fold(
@@ -133,15 +156,33 @@ def _read_fold(
     return plan, list(training), list(validation)
 
 
-def _claim_folder(folder: Path, options: argparse.Namespace) -> None:
-    """Refuse to write over a run that nobody said to give up."""
-    exists = (folder / "checkpoint_last.pt").is_file()
+def _claim_folder(folder: Path, plan: "Plan", options: argparse.Namespace) -> "Progress":
+    """Where to begin; refuses to write over a run that nobody said to give up."""
+    import torch
+
+    from bonemet_auto.schema import Plan, read_json
+    from bonemet_auto.training.checkpoint import (
+        CHECKPOINT_NAME,
+        Progress,
+        load_checkpoint,
+        progress_of,
+    )
+
+    exists = (folder / CHECKPOINT_NAME).is_file()
     if options.resume and not exists:
         raise UsageError(f"nothing to resume in {folder}; leave --resume out to start")
     if exists and not (options.resume or options.overwrite):
         raise UsageError(
             f"{folder} holds a trained fold; --resume goes on with it, --overwrite starts over"
         )
+    if not options.resume:
+        return Progress(0, 0, 0, options.seed)
+    if read_json(folder / "plan.json", Plan, "Start over with --overwrite.") != plan:
+        raise UsageError(
+            f"plan {plan.name} is not the one in {folder / 'plan.json'}, with which the run began. "
+            "Bring it back to go on, or start over with --overwrite."
+        )
+    return progress_of(load_checkpoint(folder, torch.device("cpu")))
 
 
 def _length(
@@ -161,19 +202,23 @@ def _length(
     if options.epochs:
         return per_epoch * options.epochs, options.epochs
     steps = options.iterations or training.iterations
-    if options.time_budget:
+    if options.time_budget is not None:
         left_s = options.time_budget - spent_s
         steps = steps_for_budget(plan, dataset, validation, device, workers, left_s)
     return steps, min(training.epochs, max(1, steps // 10))
 
 
-def _copy_contract(plan: "Plan", root: Path, dataset: str, folder: Path) -> None:
-    """Put beside the checkpoint what prediction needs: the folder can then travel alone."""
+def _start_folder(plan: "Plan", raw: Path, folder: Path) -> None:
+    """Put in place what prediction needs beside the checkpoint: the folder can then travel alone.
+
+    What an earlier run left goes first: its checkpoint must not be resumed with another plan.
+    """
     from bonemet_auto.files import require_file, write_text
     from bonemet_auto.schema import write_json
+    from bonemet_auto.training.checkpoint import CHECKPOINT_NAME
 
+    for stale in (CHECKPOINT_NAME, "operating_point.json"):
+        (folder / stale).unlink(missing_ok=True)
     write_json(folder / "plan.json", plan)
-    source = require_file(
-        root / "raw" / dataset / "dataset.json", "The raw dataset must be in place."
-    )
+    source = require_file(raw / "dataset.json", "The raw dataset must be in place.")
     write_text(folder / "dataset.json", source.read_text(encoding="utf-8"))

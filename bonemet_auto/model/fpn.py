@@ -100,6 +100,19 @@ class DenseBranch(nn.Module):
         return self.logit(h.permute(0, 2, 3, 4, 1))[..., 0].float()
 
 
+class CoarseLogit(nn.Module):
+    """Lesion logit of every cell of one fused map."""
+
+    def __init__(self, neck_width: int) -> None:
+        super().__init__()
+        self.logit = nn.Linear(neck_width, 1)
+        nn.init.constant_(self.logit.bias, LESION_PRIOR_LOGIT)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Map (N, C, z, y, x) to float32 logits (N, z, y, x)."""
+        return self.logit(feature.permute(0, 2, 3, 4, 1))[..., 0].float()
+
+
 def upsample_to(x: Tensor, size: Sequence[int]) -> Tensor:
     """Nearest upsampling by whole factors; stays channels_last_3d."""
     return F.interpolate(x, size=tuple(size), mode="nearest")

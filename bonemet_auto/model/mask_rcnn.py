@@ -14,10 +14,16 @@ from torch import Tensor, nn
 from bonemet_auto.geometry import Index
 from bonemet_auto.model.boxes import clip_boxes, decode_boxes, nms, paired_giou
 from bonemet_auto.model.convnext import ConvNextTrunk
-from bonemet_auto.model.fpn import DenseBranch, FusionNeck
+from bonemet_auto.model.fpn import CoarseLogit, DenseBranch, FusionNeck
 from bonemet_auto.model.heads import BoxHead, MaskHead, SourceHead, Trunk
 from bonemet_auto.model.losses import dense_loss, mean_over, source_loss
-from bonemet_auto.model.roi_sampling import SampledRois, Targets, mask_targets, sample_rois
+from bonemet_auto.model.roi_sampling import (
+    SampledRois,
+    Targets,
+    mask_targets,
+    sample_rois,
+    take_in_turn,
+)
 from bonemet_auto.model.rpn import RegionProposalNetwork, RpnOutput
 from bonemet_auto.schema import NetworkPlan
 
@@ -76,6 +82,7 @@ class MaskRCNN(nn.Module):
         self.neck = neck
         self.dense = dense
         self.rpn = rpn
+        self.coarse_logits = nn.ModuleList(CoarseLogit(neck_width) for _ in strides)
         self.box_head = BoxHead(neck_width)
         self.mask_head = MaskHead(neck_width)
         self.source_head = SourceHead(neck_width)
@@ -93,11 +100,15 @@ class MaskRCNN(nn.Module):
             generator: draws negatives and RoIs; a CPU generator.
 
         Returns:
-            Scalars `dense`, `rpn_score`, `rpn_box`, `roi_score`, `roi_box`, `mask`, `source`.
+            Scalars `dense`, `coarse`, `rpn_score`, `rpn_box`, `roi_score`, `roi_box`, `mask`, `source`.
         """
         trunk = self._trunk(images)
         instances = torch.stack([target.instances for target in targets])
-        losses = {"dense": dense_loss(trunk.dense_logits, (instances > 0).float())}
+        lesion = (instances > 0).float()
+        losses = {
+            "dense": dense_loss(trunk.dense_logits, lesion),
+            "coarse": self._coarse_loss(trunk, lesion),
+        }
         output = self._rpn(trunk)
         losses["rpn_score"], losses["rpn_box"] = self.rpn.losses(
             output, [target.boxes for target in targets], generator
@@ -144,6 +155,21 @@ class MaskRCNN(nn.Module):
         pyramid = self.neck(maps)
         return Trunk(images, pyramid, self.strides, self.dense(skip, pyramid[0]))
 
+    def _coarse_loss(self, trunk: Trunk, lesion: Tensor) -> Tensor:
+        """Deep supervision: each fused map tells what share of its cells is lesion.
+
+        Coarse maps get a direct signal, which halves the steps that the dense branch needs. The
+        weight halves from level to level.
+        """
+        total, scale = lesion.new_zeros(()), 0.0
+        for level, (head, feature) in enumerate(
+            zip(self.coarse_logits, trunk.pyramid, strict=True)
+        ):
+            share = F.avg_pool3d(lesion[:, None], trunk.strides[level])[:, 0]
+            total = total + 0.5**level * dense_loss(head(feature), share)
+            scale += 0.5**level
+        return total / scale
+
     def _rpn(self, trunk: Trunk) -> RpnOutput:
         probability = trunk.dense_logits.detach().sigmoid()[:, None]
         return self.rpn([trunk.pyramid[stage] for stage in self.rpn_stages], probability)
@@ -163,13 +189,13 @@ class MaskRCNN(nn.Module):
         is_lung = torch.stack([targets[i].is_lung[g] for i, g in pairs])
         refined = decode_boxes(deltas[found], positive.boxes)
         losses["roi_box"] = mean_over(1 - paired_giou(refined, truth), len(pairs))
-        few = SampledRois(
-            *(part[:MASK_ROIS] for part in (positive.boxes, positive.image_index, positive.matched))
-        )
-        mask_logits = self.mask_head(trunk, few.boxes, few.image_index)
-        losses["mask"] = dense_loss(mask_logits, mask_targets(few, targets, mask_logits.shape[1:]))
-        source_logits = self.source_head(trunk, few.boxes, few.image_index)
-        losses["source"] = source_loss(source_logits, is_lung[:MASK_ROIS])
+        few = take_in_turn(positive.image_index, MASK_ROIS)
+        chosen = SampledRois(positive.boxes[few], positive.image_index[few], positive.matched[few])
+        mask_logits = self.mask_head(trunk, chosen.boxes, chosen.image_index)
+        mask_truth = mask_targets(chosen, targets, mask_logits.shape[1:])
+        losses["mask"] = dense_loss(mask_logits, mask_truth)
+        source_logits = self.source_head(trunk, chosen.boxes, chosen.image_index)
+        losses["source"] = source_loss(source_logits, is_lung[few])
         return losses
 
 

@@ -83,9 +83,24 @@ def sample_rois(
     return SampledRois(torch.cat(boxes), torch.cat(image_index), torch.cat(matched))
 
 
+def take_in_turn(image_index: Tensor, n: int) -> Tensor:
+    """Indices of at most `n` RoIs: the first of each image, then the second of each, and so on.
+
+    The first `n` as they lie would leave out the later images where an earlier one has many
+    lesions.
+
+    Args:
+        image_index: (K,) image of each RoI, rising.
+        n: how many to take.
+    """
+    counts = torch.bincount(image_index).tolist()
+    turn = torch.cat([torch.arange(count) for count in counts])
+    return turn.argsort(stable=True)[:n].to(image_index.device)
+
+
 def _best_overlap(boxes: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     if not len(truth):
-        return boxes.new_zeros(len(boxes)), torch.zeros(len(boxes), dtype=torch.long)
+        return boxes.new_zeros(len(boxes)), boxes.new_zeros(len(boxes), dtype=torch.long)
     best, index = pairwise_iou(boxes, truth).max(dim=1)
     return best, index
 

@@ -1,1 +1,1 @@
-"""Pictures and pages for people: figures, reports."""
+"""Results as one page that opens without a network: `report.html`."""

@@ -13,6 +13,9 @@ from bonemet_auto.files import atomic_write, require_file
 
 CHECKPOINT_NAME = "checkpoint_last.pt"
 FORMAT_VERSION = 1
+_PARTS = frozenset(("progress", "model", "ema", "optimizer"))
+_UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError)
+"""What torch.load raises besides pickle's own error, depending on which byte is wrong."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +56,20 @@ def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any]:
     """
     path = require_file(folder / CHECKPOINT_NAME, "Train the fold first (bonemet_train).")
     try:
-        content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as broken:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except (*_UNREADABLE, pickle.UnpicklingError) as broken:
         raise ModelError(f"{path} cannot be read ({broken}). Train the fold again.") from broken
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} is no checkpoint of bonemet_train. Train the fold again.")
     found = content.get("format_version")
     if found != FORMAT_VERSION:
         raise ModelError(
             f"{path} has format version {found}, this program reads {FORMAT_VERSION}. "
             "Use the version of bonemet_auto that wrote it, or train again."
         )
+    missing = sorted(_PARTS - content.keys())
+    if missing:
+        raise ModelError(f"{path} lacks {', '.join(missing)}. Train the fold again.")
     return content
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from bonemet_auto.model.precision import mixed_precision
 from bonemet_auto.model.roi_sampling import Targets
 from bonemet_auto.schema import Plan, TrainingPlan
 from bonemet_auto.training.checkpoint import (
+    CHECKPOINT_NAME,
     Progress,
     load_checkpoint,
     progress_of,
@@ -141,9 +142,7 @@ def train(
         progress = progress_of(content)
     trainer = Trainer(model, plan.training, progress.total_steps, progress.seed, device)
     if resume:
-        trainer.model.load_state_dict(content["model"])
-        trainer.ema.load_state_dict(content["ema"])
-        trainer.optimizer.load_state_dict(content["optimizer"])
+        _restore(trainer, content, folder)
         logger.info("resumed at step %d of %d", progress.step, progress.total_steps)
     ends = epoch_ends(progress.total_steps, progress.epochs)
     log = TrainingLog(folder, first_epoch=sum(end <= progress.step for end in ends))
@@ -158,6 +157,18 @@ def train(
                 save_checkpoint(folder, progress, trainer.model, trainer.ema, trainer.optimizer)
                 logger.debug("epoch %d: %s", epoch, row)
     return trainer.ema
+
+
+def _restore(trainer: Trainer[Network], content: dict[str, Any], folder: Path) -> None:
+    try:
+        trainer.model.load_state_dict(content["model"])
+        trainer.ema.load_state_dict(content["ema"])
+        trainer.optimizer.load_state_dict(content["optimizer"])
+    except (RuntimeError, ValueError, LookupError) as misfit:
+        raise ModelError(
+            f"{folder / CHECKPOINT_NAME} holds another network than the plan describes. Bring back "
+            "the plan that the run was started with, or start over with --overwrite."
+        ) from misfit
 
 
 def epoch_ends(total_steps: int, epochs: int) -> list[int]:

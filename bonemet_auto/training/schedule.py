@@ -4,6 +4,7 @@ import math
 
 LOSS_WEIGHTS = {
     "dense": 1.0,
+    "coarse": 0.5,
     "rpn_score": 1.0,
     "rpn_box": 0.5,
     "roi_score": 1.0,
@@ -11,7 +12,7 @@ LOSS_WEIGHTS = {
     "mask": 0.5,
     "source": 0.5,
 }
-DETECTION_LOSSES = tuple(name for name in LOSS_WEIGHTS if name != "dense")
+DETECTION_LOSSES = tuple(name for name in LOSS_WEIGHTS if name not in ("dense", "coarse"))
 
 DENSE_ONLY_SHARE = 0.05
 RAMP_SHARE = 0.10

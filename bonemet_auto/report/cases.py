@@ -1,0 +1,185 @@
+"""What the report says and shows of one case, read from the files of a prediction."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bonemet_auto.errors import DataError
+from bonemet_auto.images import Volume, read_hu, read_instances
+from bonemet_auto.report.pictures import View, centre_of, three_views
+from bonemet_auto.schema import CasePrediction, PatientRecord, read_json
+
+_OUTCOMES = {"found": "found", "missed": "missed", "false_positive": "false"}
+
+
+@dataclass(frozen=True)
+class LesionRow:
+    """One line of a case's table; what only a reference could tell is empty or None without one.
+
+    Ids are values in the two maps, 0 where a lesion is in one of them only.
+    """
+
+    predicted_id: int
+    reference_id: int
+    outcome: str
+    source: str
+    score: float | None
+    p_lung: float | None
+    diameter_mm: float
+    dsc: float | None
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A case against its reference; `source` is the patient's true one."""
+
+    source: str
+    dsc: float
+    n_reference: int
+    n_found: int
+    n_false_positive: int
+
+
+@dataclass(frozen=True)
+class CaseSection:
+    """A case of the report; `agreement` is None where there is no reference."""
+
+    case: str
+    patient_id: str
+    estimate: PatientRecord | None
+    agreement: Agreement | None
+    lesions: tuple[LesionRow, ...]
+    warnings: tuple[str, ...]
+
+
+def predicted_sections(pred: Path, cases: list[str]) -> list[CaseSection]:
+    """Cases without reference, in falling order of the patient estimate.
+
+    Raises:
+        DataError: a case's JSON is missing or broken.
+    """
+    records = [read_record(pred, case) for case in cases]
+    sections = [
+        CaseSection(
+            record.case,
+            record.case,
+            record.patient,
+            None,
+            tuple(
+                LesionRow(
+                    lesion.id,
+                    0,
+                    "",
+                    "",
+                    lesion.score,
+                    lesion.p_lung_metastasis,
+                    ball_diameter_mm(lesion.volume_mm3),
+                    None,
+                )
+                for lesion in record.lesions
+            ),
+            record.warnings,
+        )
+        for record in records
+    ]
+    return sorted(sections, key=lambda each: -each.estimate.probability if each.estimate else 0.0)
+
+
+def measured_sections(pred: Path, cases: pd.DataFrame, lesions: pd.DataFrame) -> list[CaseSection]:
+    """Cases with a reference, lowest DSC first; equal ones by false positives, then by name.
+
+    Args:
+        pred: folder of the predictions.
+        cases: one row per scan, as `Evaluation.cases`.
+        lesions: annotated lesions and false positives, as `Evaluation.lesions`.
+    """
+    order = cases.sort_values(["dsc", "n_false_positive", "case"], ascending=[True, False, True])
+    sections = []
+    for row in order.to_dict("records"):
+        record = read_record(pred, row["case"])
+        rows = lesions[lesions["case"] == row["case"]].to_dict("records")
+        sections.append(
+            CaseSection(
+                row["case"],
+                row["patient_id"],
+                record.patient,
+                Agreement(
+                    _source_name(row["patient_label"], "not lung"),
+                    row["dsc"],
+                    row["n_reference"],
+                    row["n_found"],
+                    row["n_false_positive"],
+                ),
+                tuple(_measured_row(each) for each in rows),
+                record.warnings,
+            )
+        )
+    return sections
+
+
+def read_record(pred: Path, case: str) -> CasePrediction:
+    """`CASE.json` of a prediction folder."""
+    return read_json(pred / f"{case}.json", CasePrediction, "Predict the case again.")
+
+
+def picture_case(pred: Path, ref: Path | None, case: str, image: Path) -> list[View]:
+    """Three planes through the largest annotated lesion, else the best prediction, else the middle.
+
+    Raises:
+        DataError: a file cannot be read, or lies on another grid than the image.
+    """
+    scan = read_hu(image)
+    predicted = _on_grid(scan, pred / f"{case}.nii.gz")
+    reference = _on_grid(scan, ref / f"{case}.nii.gz") if ref else None
+    lesions = read_record(pred, case).lesions
+    if reference is not None and reference.any():
+        centre = centre_of(reference, int(np.bincount(reference[reference > 0]).argmax()))
+    elif lesions and predicted.any():
+        best = max(lesions, key=lambda lesion: lesion.score)
+        centre = centre_of(predicted, best.id)
+    else:
+        z, y, x = scan.geometry.shape
+        centre = (z // 2, y // 2, x // 2)
+    return three_views(scan.array, scan.geometry, centre, reference, predicted, lesions)
+
+
+def _on_grid(scan: Volume, path: Path) -> Any:  # noqa: ANN401  a uint16 array
+    volume = read_instances(path)
+    difference = scan.geometry.mismatch(volume.geometry)
+    if difference:
+        raise DataError(f"{path.name} lies on another grid than the image: {difference}")
+    return volume.array
+
+
+def _measured_row(row: Mapping[Any, Any]) -> LesionRow:
+    annotated = row["reference_id"] > 0
+    return LesionRow(
+        row["predicted_id"],
+        row["reference_id"],
+        _OUTCOMES[row["outcome"]],
+        _source_name(row["is_lung"], "other") if annotated else "",
+        _known(row["score"]),
+        _known(row["p_lung_metastasis"]),
+        row["diameter_mm"],
+        row["dsc"] if annotated else None,
+    )
+
+
+def _source_name(is_lung: Any, otherwise: str) -> str:  # noqa: ANN401  pandas gives a value or NA
+    if pd.isna(is_lung):
+        return "unknown"
+    return "lung" if is_lung else otherwise
+
+
+def _known(value: float) -> float | None:
+    return None if pd.isna(value) else float(value)
+
+
+def ball_diameter_mm(volume_mm3: float) -> float:
+    """Diameter of the ball of a volume, as the evaluation gives it."""
+    return float((6 * volume_mm3 / math.pi) ** (1 / 3))

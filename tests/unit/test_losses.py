@@ -1,0 +1,64 @@
+import math
+
+import pytest
+import torch
+
+from bonemet_auto.model.losses import dense_loss, dice_loss, mean_over, source_loss
+
+
+def test_dice_is_that_of_all_windows_together():
+    logits = torch.tensor([[2.0, -1.0, 0.5], [-3.0, 0.0, 1.0]])
+    target = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+    p = [1 / (1 + math.exp(-v)) for v in logits.flatten().tolist()]
+    overlap = p[0] + p[2]
+    expected = 1 - (2 * overlap + 1) / (sum(p) + 2 + 1)
+    assert dice_loss(logits, target).item() == pytest.approx(expected)
+
+
+def test_a_right_answer_costs_nothing_and_a_wrong_one_much():
+    target = torch.zeros(4, 5, 6)
+    target[1:3, 2:4, 1:5] = 1
+    right = (target * 2 - 1) * 40
+    assert dense_loss(right, target).item() == pytest.approx(0, abs=1e-5)
+    assert dense_loss(-right, target).item() > 10
+
+
+def test_windows_without_lesion_have_a_finite_loss_that_pushes_down():
+    logits = torch.zeros(2, 4, 4, 4, requires_grad=True)
+    loss = dense_loss(logits, torch.zeros(2, 4, 4, 4))
+    loss.backward()
+    assert torch.isfinite(loss) and (logits.grad > 0).all()
+    silent = dense_loss(torch.full((2, 4, 4, 4), -40.0), torch.zeros(2, 4, 4, 4))
+    assert silent.item() == pytest.approx(0, abs=1e-5)
+
+
+def test_extreme_logits_stay_finite():
+    target = torch.tensor([1.0, 0.0])
+    logits = torch.tensor([-1e4, 1e4], requires_grad=True)
+    dense_loss(logits, target).backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_the_mean_of_nothing_is_nothing():
+    assert mean_over(torch.empty(0), 0).item() == 0
+    assert mean_over(torch.tensor([1.0, 2.0]), 4).item() == 0.75
+
+
+def test_both_sources_weigh_the_same_however_many_there_are():
+    logits = torch.tensor([0.3, -0.2, 1.5, 0.7], requires_grad=True)
+    is_lung = torch.tensor([1, 0, 0, -1])
+    bce = [math.log1p(math.exp(-0.3)), math.log1p(math.exp(-0.2)), math.log1p(math.exp(1.5))]
+    loss = source_loss(logits, is_lung)
+    assert loss.item() == pytest.approx(0.5 * bce[0] + 0.25 * (bce[1] + bce[2]), rel=1e-5)
+    loss.backward()
+    assert logits.grad[3] == 0 and (logits.grad[:3] != 0).all()
+
+
+@pytest.mark.parametrize("is_lung", [[1, 1], [0, 0], [-1, -1], []])
+def test_one_source_alone_and_unknown_sources_are_ordinary(is_lung):
+    logits = torch.zeros(len(is_lung), requires_grad=True)
+    loss = source_loss(logits, torch.tensor(is_lung, dtype=torch.long))
+    loss.backward()
+    known = bool(is_lung) and is_lung[0] >= 0
+    assert loss.item() == pytest.approx(0.5 * math.log(2) if known else 0)
+    assert torch.isfinite(logits.grad).all()

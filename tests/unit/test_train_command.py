@@ -1,0 +1,273 @@
+import argparse
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+
+from bonemet_auto.commands import fold_validation, plan_and_preprocess
+from bonemet_auto.commands.train import main, parse_duration
+from bonemet_auto.schema import OperatingPoint, Plan, read_json, write_json
+from bonemet_auto.training import budget, log
+from tests.cohort import write_cohort
+from tests.unit.training_fakes import training_plan
+
+NAME = "Dataset001_Tiny"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_pictures():
+    """Drawing takes longer than training here."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(log, "_draw", lambda table, path: path.write_bytes(b"no picture"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A raw, planned and preprocessed dataset whose plan is the tiny network."""
+    root = tmp_path_factory.mktemp("root ä")
+    write_cohort(root / "raw" / NAME, 5)
+    flags = ["-d", "1", "--root", str(root), "-np", "1", "--planner", "fast"]
+    assert plan_and_preprocess.main(flags) == 0
+    path = root / "preprocessed" / NAME / "default" / "plan.json"
+    planned, tiny = read_json(path, Plan), training_plan((4, 8, 8))
+    kept = {name: getattr(planned, name) for name in ("dataset", "spacing_mm", "window_hu")}
+    write_json(path, tiny.model_copy(update=kept))
+    return root
+
+
+@pytest.fixture
+def root(prepared, tmp_path):
+    """A copy of it, for a run of its own."""
+    shutil.copytree(prepared, tmp_path / "root")
+    return tmp_path / "root"
+
+
+def train(root, *flags, fold="0"):
+    return main(["1", fold, "--root", str(root), "--device", "cpu", "--workers", "0", *flags])
+
+
+def refused(capsys, code, *parts):
+    shown = capsys.readouterr().err.strip().splitlines()
+    assert code == 2 and len(shown) >= 1
+    assert shown[-1].startswith("bonemet_train: ")
+    for part in parts:
+        assert part in shown[-1]
+
+
+def fold_of(root):
+    return root / "results" / NAME / "default" / "fold_0"
+
+
+def weights(root):
+    return torch.load(fold_of(root) / "checkpoint_last.pt", weights_only=True)["ema"]
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def trained(prepared, tmp_path_factory):
+    root = tmp_path_factory.mktemp("trained") / "root"
+    shutil.copytree(prepared, root)
+    assert train(root, "--iterations", "24", "--seed", "3") == 0
+    return root
+
+
+def test_a_fold_holds_all_that_the_formats_promise(trained):
+    folder = fold_of(trained)
+    files = {path.name for path in folder.iterdir()}
+    wanted = {"plan.json", "dataset.json", "checkpoint_last.pt", "metrics.csv", "progress.png"}
+    assert files == wanted | {"operating_point.json", "validation"}
+    assert read_json(folder / "operating_point.json", OperatingPoint).rule
+    splits = json.loads((trained / "preprocessed" / NAME / "splits.json").read_text())
+    cases = {path.stem for path in (folder / "validation").glob("case_*.json")}
+    assert cases == set(splits["validation"][0])
+    assert pd.read_csv(folder / "metrics.csv")["step"].tolist()[-1] == 24
+
+
+def test_a_trained_fold_is_not_written_over_unasked(trained, capsys):
+    refused(capsys, train(trained), "--resume", "--overwrite", str(fold_of(trained)))
+
+
+def test_resume_takes_length_and_seed_from_the_run(trained, root, monkeypatch):
+    """The seed of the samples too, though nobody repeats --seed."""
+    step, left = budget.Trainer.step, iter(range(13))
+
+    def breaks_off(self, number, batch):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return step(self, number, batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(budget.Trainer, "step", breaks_off)
+        assert train(root, "--iterations", "24", "--seed", "3") == 4
+    assert train(root, "--resume") == 0
+    assert same(weights(root), weights(trained))
+    assert pd.read_csv(fold_of(root) / "metrics.csv")["step"].tolist() == [12, 24]
+
+
+def test_resume_with_nothing_there_is_refused(root, capsys):
+    refused(capsys, train(root, "--resume"), "nothing to resume", str(fold_of(root)))
+
+
+def test_resume_with_another_plan_is_refused(root, capsys):
+    assert train(root, "--iterations", "1") == 0
+    path = root / "preprocessed" / NAME / "default" / "plan.json"
+    plan = read_json(path, Plan)
+    wider = plan.model_copy(update={"training": plan.training.model_copy(update={"epochs": 7})})
+    write_json(path, wider)
+    refused(capsys, train(root, "--resume"), "plan default is not the one in", "--overwrite")
+
+
+def test_overwrite_starts_anew_and_an_early_stop_leaves_nothing_to_mix_up(root, monkeypatch):
+    assert train(root, "--iterations", "1") == 0
+    first = weights(root)
+
+    def stopped(self, number, batch):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(budget.Trainer, "step", stopped)
+        assert train(root, "--iterations", "1", "--overwrite") == 4
+    left = {path.name for path in fold_of(root).iterdir()}
+    assert not left & {"checkpoint_last.pt", "operating_point.json"}
+    assert train(root, "--iterations", "1") == 0
+    assert same(first, weights(root))
+
+
+def test_a_truncated_checkpoint_is_refused_by_name(root, trained, capsys):
+    shutil.copytree(fold_of(trained), fold_of(root))
+    path = fold_of(root) / "checkpoint_last.pt"
+    path.write_bytes(path.read_bytes()[:5000])
+    refused(capsys, train(root, "--resume"), str(path))
+
+
+def test_missing_raw_files_are_named_before_training(root, capsys):
+    splits = json.loads((root / "preprocessed" / NAME / "splits.json").read_text())
+    case = splits["validation"][0][0]
+    (root / "raw" / NAME / "imagesTr" / f"{case}_0000.nii.gz").unlink()
+    refused(capsys, train(root, "--iterations", "1"), case)
+    assert not fold_of(root).exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "fold", "said"),
+    [
+        ((), "7", "has folds 0 to 4, not 7"),
+        (("-p", "other"), "0", "bonemet_plan_and_preprocess"),
+        (("--device", "tpu9"), "0", "--device tpu9"),
+        (("--time-budget", "0"), "0", "--time-budget of"),
+        (("--time-budget", "1s"), "0", "give at least"),
+    ],
+)
+def test_impossible_requests_are_refused_in_a_line(root, capsys, flags, fold, said):
+    refused(capsys, train(root, *flags, fold=fold), said)
+    assert not fold_of(root).exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--epochs", "0"),
+        ("--iterations", "-3"),
+        ("--seed", "-1"),
+        ("--workers", "-1"),
+        ("--time-budget", "soon"),
+        ("--epochs", "2", "--iterations", "3"),
+        ("--resume", "--overwrite"),
+    ],
+)
+def test_impossible_flags_are_refused_by_the_parser(root, capsys, flags):
+    with pytest.raises(SystemExit) as stopped:
+        train(root, *flags)
+    assert stopped.value.code == 2 and flags[0] in capsys.readouterr().err
+
+
+def test_epochs_are_those_of_the_plan(root):
+    assert train(root, "--epochs", "2") == 0
+    assert pd.read_csv(fold_of(root) / "metrics.csv")["step"].tolist() == [4, 8]
+
+
+def test_a_budget_becomes_a_number_of_steps_that_is_stored(root, monkeypatch):
+    given = []
+    monkeypatch.setattr(budget, "steps_for_budget", lambda *a: (given.append(a[2:]), 5)[1])
+    assert train(root, "--time-budget", "10m") == 0
+    (validation, _, _, left_s) = given[0]
+    assert 500 < left_s < 600 and len(validation) >= 1
+    stored = torch.load(fold_of(root) / "checkpoint_last.pt", weights_only=True)["progress"]
+    assert stored["total_steps"] == stored["step"] == 5
+
+
+def test_a_validation_case_that_fails_is_listed_and_the_run_ends_with_3(root, monkeypatch, caplog):
+    splits = json.loads((root / "preprocessed" / NAME / "splits.json").read_text())
+    path = root / "raw" / NAME / "imagesTr" / f"{splits['validation'][0][0]}_0000.nii.gz"
+    path.write_bytes(path.read_bytes()[:300])
+    with caplog.at_level(logging.INFO):
+        assert train(root, "--iterations", "1") == 3
+    failed = json.loads((fold_of(root) / "validation" / "failed_cases.json").read_text())
+    assert [item["case"] for item in failed] == [splits["validation"][0][0]]
+    assert splits["validation"][0][0] in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("30m", 1800), ("8h", 28800), ("2d", 172800), ("45", 45), (" 1.5H ", 5400)],
+)
+def test_durations(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "m", "-5m", "1h30m", "5 m", "1e3", "nan", "5w"])
+def test_other_texts_are_no_durations(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="30m"):
+        parse_duration(text)
+
+
+def test_help_comes_without_torch():
+    script = (
+        "import sys; from bonemet_auto.commands.train import main\n"
+        "try: main(['-h'])\nexcept SystemExit: sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=False, stdout=subprocess.DEVNULL)
+    assert done.returncode == 0
+
+
+def test_hits_of_validation_are_those_of_the_masks(prepared, tmp_path):
+    """Annotated masks given back as predictions find every lesion."""
+    from scipy import ndimage
+
+    from bonemet_auto.images import read_instances
+    from bonemet_auto.inference.place import Lesion
+    from bonemet_auto.inference.predict import CaseResult, Prediction
+    from bonemet_auto.raw_dataset import open_raw_dataset
+
+    case = open_raw_dataset(prepared / "raw" / NAME).training[1]
+    volume = read_instances(case.label)
+    lesions = []
+    for number, region in enumerate(ndimage.find_objects(volume.array), 1):
+        mask = volume.array[region] == number
+        start = tuple(edge.start for edge in region)
+        fields = {"score": 1 - number / 10, "p_lung": 0.5, "start": start, "mask": mask}
+        given = {name: fields.get(name) for name in Lesion.__dataclass_fields__}
+        lesions.append(Lesion(**given))
+    prediction = Prediction(case.case, volume.geometry, CaseResult(lesions, []))
+    scored = fold_validation.score_case(prediction, case, 1)
+    assert scored.matched.tolist() == [1, 2] and scored.n_reference == 2
+    assert scored.scores.tolist() == [0.9, 0.8] and scored.patient_label == 1
+    nothing = fold_validation.score_case(
+        Prediction(case.case, volume.geometry, CaseResult([], [])), case, 1
+    )
+    assert nothing.matched.shape == (0,) and nothing.n_reference == 2
+
+
+def test_the_environment_names_the_root(trained, monkeypatch, capsys):
+    monkeypatch.setenv("BONEMET_ROOT", os.fspath(trained))
+    refused(capsys, main(["Tiny", "0", "--device", "cpu"]), "--resume")

@@ -1,0 +1,405 @@
+import copy
+import itertools
+import zipfile
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from bonemet_auto.data.loader import PatchDataset
+from bonemet_auto.errors import DataError, ModelError, UsageError
+from bonemet_auto.model.mask_rcnn import build_model
+from bonemet_auto.training import budget, log, loop
+from bonemet_auto.training.checkpoint import (
+    CHECKPOINT_NAME,
+    Progress,
+    load_checkpoint,
+    progress_of,
+    save_checkpoint,
+)
+from bonemet_auto.training.log import TrainingLog
+from bonemet_auto.training.loop import Trainer, epoch_ends, train, update_average
+from bonemet_auto.training.schedule import LOSS_WEIGHTS
+from tests.unit.training_fakes import box_batch, stored_case, training_plan, write_stored_case
+
+CPU = torch.device("cpu")
+DRAW = log._draw
+SHAPE = (8, 16, 16)
+PLAN = training_plan(SHAPE)
+WINDOWS = [([(1, 3, 4, 5, 9, 10)], [1]), ([(3, 8, 4, 7, 13, 11)], [0])]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_pictures():
+    """Drawing takes longer than training here."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(log, "_draw", lambda table, path: path.write_bytes(b"no picture"))
+        yield
+
+
+def make_model(seed=0, network=PLAN.network):
+    torch.manual_seed(seed)
+    return build_model(network)
+
+
+def make_trainer(total=10, seed=0, **settings):
+    plan = PLAN.training.model_copy(update=settings)
+    return Trainer(make_model(), plan, total, seed, CPU)
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_step_depends_on_seed_and_number_and_not_on_what_was_drawn_before():
+    results = []
+    for seed, number, draws in ((0, 3, 0), (0, 3, 100), (1, 3, 0), (0, 4, 0)):
+        trainer = make_trainer(seed=seed)
+        torch.rand(draws + 1)
+        np.random.rand(draws + 1)
+        trainer.step(number, box_batch(SHAPE, WINDOWS))
+        results.append(weights(trainer.model))
+    assert same(results[0], results[1])
+    assert not same(results[0], results[2]) and not same(results[0], results[3])
+
+
+def test_a_step_returns_the_losses_without_their_graph_and_lowers_them_in_the_long_run():
+    trainer, batch = make_trainer(total=30, learning_rate=5e-3), box_batch(SHAPE, WINDOWS)
+    losses = [trainer.step(number, batch) for number in range(30)]
+    assert set(losses[0]) == set(LOSS_WEIGHTS)
+    assert not any(loss.requires_grad for loss in losses[0].values())
+    assert losses[-1]["dense"] < losses[0]["dense"] - 0.1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_names_step_losses_and_cases(value):
+    trainer, batch = make_trainer(), box_batch(SHAPE, WINDOWS)
+    batch.images[1, 0, 4, 8, 8] = value
+    before = weights(trainer.model)
+    with pytest.raises(ModelError) as refused:
+        trainer.step(7, batch)
+    said = str(refused.value)
+    assert "step 7" in said and "case_0, case_1" in said and "dense nan" in said
+    assert same(before, weights(trainer.model))
+
+
+class Root(nn.Module):
+    """Its loss is finite at 0, its gradient is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, images, targets, generator):
+        return {"dense": self.weight.abs().sqrt().sum()}
+
+
+def test_a_gradient_that_is_not_finite_spoils_no_weights():
+    trainer = Trainer(Root(), PLAN.training, 10, 0, CPU)
+    with pytest.raises(ModelError, match="case_0, case_1"):
+        trainer.step(0, box_batch(SHAPE, WINDOWS))
+    assert trainer.model.weight.item() == 0 and trainer.ema.weight.item() == 0
+
+
+def test_large_gradients_are_clipped(monkeypatch):
+    monkeypatch.setattr(loop, "MAX_GRADIENT_NORM", 1e-3)
+    trainer = make_trainer()
+    trainer.step(9, box_batch(SHAPE, WINDOWS))
+    gradients = [p.grad.norm() for p in trainer.model.parameters() if p.grad is not None]
+    assert torch.stack(gradients).norm() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_norms_and_biases_are_not_decayed():
+    optimizer = loop.make_optimizer(
+        make_model(), PLAN.training.model_copy(update={"weight_decay": 0.3})
+    )
+    decayed, others = optimizer.param_groups
+    assert decayed["weight_decay"] == 0.3 and others["weight_decay"] == 0
+    assert all(p.ndim > 1 for p in decayed["params"]) and all(p.ndim < 2 for p in others["params"])
+    n_parameters = len(list(make_model().parameters()))
+    assert len(decayed["params"]) + len(others["params"]) == n_parameters
+
+
+def test_the_average_moves_towards_the_model_by_the_rest_of_the_decay():
+    model, average = nn.Linear(2, 2), nn.Linear(2, 2)
+    expected = {
+        name: 0.75 * a + 0.25 * b
+        for (name, a), b in zip(weights(average).items(), weights(model).values(), strict=True)
+    }
+    update_average(average, model, 0.75)
+    for name, value in average.state_dict().items():
+        torch.testing.assert_close(value, expected[name])
+
+
+def test_the_average_is_no_alias_of_the_model_and_learns_nothing_itself():
+    trainer = make_trainer()
+    trainer.step(0, box_batch(SHAPE, WINDOWS))
+    assert not same(weights(trainer.model), weights(trainer.ema))
+    assert not trainer.ema.training and not any(p.requires_grad for p in trainer.ema.parameters())
+
+
+@pytest.mark.parametrize(
+    ("steps", "epochs", "ends"),
+    [(10, 3, [3, 6, 10]), (2, 5, [1, 2]), (1, 1, [1]), (6, 6, [1, 2, 3, 4, 5, 6])],
+)
+def test_epochs_share_the_steps_and_none_is_empty(steps, epochs, ends):
+    assert epoch_ends(steps, epochs) == ends
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cases")
+    write_stored_case(folder, "a", seed=1)
+    write_stored_case(folder, "b", (9, 20, 18), [((1, 2, 2, 4, 6, 7), False)], seed=2)
+    return folder
+
+
+def run(cases, folder, total=6, epochs=3, seed=0, resume=False):
+    dataset = PatchDataset(cases, ["a", "b"], PLAN, seed)
+    progress = Progress(0, total, epochs, seed)
+    return train(make_model(seed), PLAN, dataset, folder, progress, CPU, 0, resume)
+
+
+class StoppedError(Exception):
+    pass
+
+
+def stop_after(monkeypatch, n_steps):
+    """Break off in the middle of the step after `n_steps`."""
+    step, done = Trainer.step, itertools.count()
+
+    def counted(self, *given):
+        if next(done) == n_steps:
+            raise StoppedError
+        return step(self, *given)
+
+    monkeypatch.setattr(Trainer, "step", counted)
+
+
+@pytest.fixture(scope="module")
+def straight(cases, tmp_path_factory):
+    """An uninterrupted run: its folder and its averaged network."""
+    folder = tmp_path_factory.mktemp("straight")
+    return folder, run(cases, folder)
+
+
+def test_the_same_seed_gives_bit_equal_weights(cases, straight, tmp_path):
+    folder, average = straight
+    assert same(weights(average), weights(run(cases, tmp_path)))
+    one, other = (load_checkpoint(place, CPU) for place in (folder, tmp_path))
+    assert same(one["model"], other["model"])
+    assert not same(weights(average), weights(run(cases, tmp_path / "other", seed=1)))
+
+
+@pytest.mark.parametrize("n_steps", [2, 3, 5])
+def test_a_run_that_was_broken_off_ends_as_if_it_had_not_been(
+    cases, straight, tmp_path, monkeypatch, n_steps
+):
+    with monkeypatch.context() as patched:
+        stop_after(patched, n_steps)
+        with pytest.raises(StoppedError):
+            run(cases, tmp_path)
+    assert progress_of(load_checkpoint(tmp_path, CPU)).step == n_steps // 2 * 2
+    average = run(cases, tmp_path, total=99, resume=True)
+    assert same(weights(average), weights(straight[1]))
+    table = pd.read_csv(tmp_path / "metrics.csv")
+    assert table["epoch"].tolist() == [0, 1, 2] and table["step"].tolist() == [2, 4, 6]
+
+
+def test_a_finished_run_resumes_to_itself(cases, straight, tmp_path):
+    folder, average = straight
+    before = (folder / CHECKPOINT_NAME).read_bytes()
+    assert same(weights(average), weights(run(cases, folder, resume=True)))
+    assert (folder / CHECKPOINT_NAME).read_bytes() == before
+
+
+def test_metrics_have_a_row_per_epoch_with_all_losses(straight):
+    table = pd.read_csv(straight[0] / "metrics.csv")
+    assert table["epoch"].tolist() == [0, 1, 2]
+    columns = {*LOSS_WEIGHTS, "learning_rate", "step_s", "loader_wait_s", "step"}
+    assert columns <= set(table.columns) and table.notna().all().all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_curves_are_drawn_from_the_first_epoch_on_even_of_losses_that_are_zero(tmp_path):
+    row = dict.fromkeys(LOSS_WEIGHTS, 0.0) | {"step_s": 1.0, "loader_wait_s": 0.0}
+    rows = [row | {"epoch": epoch, "learning_rate": 0.1, "dense": 0.5} for epoch in range(2)]
+    for n in (1, 2):
+        DRAW(pd.DataFrame(rows[:n]), tmp_path / "a.png")
+        assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_rows_after_the_checkpoint_are_written_anew(tmp_path):
+    row = {"learning_rate": 0.1, "step_s": 1.0, "loader_wait_s": 0.0, "dense": 0.5}
+    first = TrainingLog(tmp_path, 0)
+    for epoch in range(3):
+        first.add({"epoch": epoch, **row})
+    resumed = TrainingLog(tmp_path, first_epoch=2)
+    resumed.add({"epoch": 2, **row, "dense": 0.25})
+    table = pd.read_csv(tmp_path / "metrics.csv")
+    assert table["epoch"].tolist() == [0, 1, 2] and table["dense"].tolist() == [0.5, 0.5, 0.25]
+    fresh = TrainingLog(tmp_path, first_epoch=0)
+    fresh.add({"epoch": 0, **row})
+    assert len(pd.read_csv(tmp_path / "metrics.csv")) == 1
+
+
+def save(folder, model=None):
+    model = model or nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    save_checkpoint(folder, Progress(3, 6, 2, 5), model, copy.deepcopy(model), optimizer)
+    return folder / CHECKPOINT_NAME
+
+
+def test_a_checkpoint_comes_back(tmp_path):
+    model = nn.Linear(2, 2)
+    save(tmp_path, model)
+    content = load_checkpoint(tmp_path, CPU)
+    assert progress_of(content) == Progress(3, 6, 2, 5)
+    assert same(weights(model), content["model"]) and same(weights(model), content["ema"])
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
+def test_a_truncated_checkpoint_is_refused_by_name(tmp_path, share):
+    path = save(tmp_path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(ModelError) as refused:
+        load_checkpoint(tmp_path, CPU)
+    assert str(path) in str(refused.value) and "Train the fold again" in str(refused.value)
+
+
+def foreign_zip(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data.pkl", b"\x80\x02.")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: path.write_bytes(b"hello, this is no checkpoint"),
+        foreign_zip,
+        lambda path: torch.save(torch.zeros(3), path),
+        lambda path: torch.save([1, 2], path),
+        lambda path: torch.save({"format_version": 1}, path),
+        lambda path: torch.save({"format_version": 1, "code": SimpleNamespace()}, path),
+    ],
+    ids=["text", "zip", "tensor", "list", "half empty", "code"],
+)
+def test_files_of_another_kind_are_refused_by_name(tmp_path, write):
+    write(tmp_path / CHECKPOINT_NAME)
+    with pytest.raises(ModelError, match=CHECKPOINT_NAME):
+        progress_of(load_checkpoint(tmp_path, CPU))
+
+
+def test_a_checkpoint_of_another_format_version_is_refused_with_both(tmp_path):
+    torch.save({"format_version": 2}, tmp_path / CHECKPOINT_NAME)
+    with pytest.raises(ModelError, match="format version 2, this program reads 1"):
+        load_checkpoint(tmp_path, CPU)
+
+
+def test_no_checkpoint_is_an_error_of_the_files(tmp_path):
+    with pytest.raises(DataError, match="bonemet_train"):
+        load_checkpoint(tmp_path, CPU)
+
+
+def test_a_checkpoint_of_another_network_is_refused(cases, tmp_path):
+    run(cases, tmp_path, total=1, epochs=1)
+    wider = PLAN.network.model_copy(update={"neck_width": 10})
+    dataset = PatchDataset(cases, ["a", "b"], PLAN, 0)
+    with pytest.raises(ModelError, match=r"checkpoint_last.pt.*plan"):
+        train(make_model(0, wider), PLAN, dataset, tmp_path, Progress(0, 1, 1, 0), CPU, 0, True)
+
+
+def test_a_failed_save_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    path = save(tmp_path)
+    before = path.read_bytes()
+
+    def full_disk(content, where):
+        where.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        save(tmp_path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+class Clock:
+    """Time passes only in the steps and forwards of a fake trainer."""
+
+    def __init__(self, step_s, forward_s):
+        self.now, self.step_s, self.forward_s = 0.0, step_s, forward_s
+        self.ema, self.device = self, CPU
+
+    def perf_counter(self):
+        return self.now
+
+    def step(self, number, batch):
+        self.now += self.step_s
+
+    def detect(self, image):
+        self.now += self.forward_s
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock(step_s=0.5, forward_s=0.1)
+    monkeypatch.setattr(budget, "time", clock)
+    monkeypatch.setattr(budget, "Trainer", lambda *_, **__: clock)
+    monkeypatch.setattr(budget, "batches", lambda *_: itertools.repeat(None))
+    return clock
+
+
+def steps_for(budget_s, validation=(), plan=PLAN):
+    return budget.steps_for_budget(plan, None, validation, CPU, 0, budget_s)
+
+
+def test_a_budget_buys_steps_after_measuring_validation_and_reserve(clock):
+    steps = steps_for(1000)
+    assert 0.9 * 1000 / 0.5 < steps < 1000 / 0.5
+    case = stored_case("a", (8, 16, 16 + 99 * 8))
+    assert budget.n_windows(case, PLAN) == 100
+    with_validation = steps_for(1000, [case] * 5)
+    assert 500 * 0.1 / 0.5 <= steps - with_validation < 600 * 0.1 / 0.5
+
+
+def test_everything_together_fits_the_budget(clock):
+    case = stored_case("a", (40, 60, 60))
+    started = clock.now
+    steps = steps_for(300, [case] * 3)
+    measuring_s = clock.now - started
+    validation_s = 3 * budget.n_windows(case, PLAN) * clock.forward_s
+    assert 250 < measuring_s + steps * clock.step_s + validation_s <= 300
+
+
+@pytest.mark.parametrize("budget_s", [-5.0, 0.0, 1.0, 12.0])
+def test_too_small_a_budget_is_refused_and_the_one_it_names_is_enough(clock, budget_s):
+    case = stored_case("a", (40, 60, 60))
+    with pytest.raises(UsageError) as refused:
+        steps_for(budget_s, [case])
+    said = str(refused.value)
+    assert f"--time-budget of {budget_s:.0f} s" in said and "0.50 s" in said
+    needed_s = float(said.split("at least ")[1].split(" s")[0])
+    assert steps_for(needed_s, [case]) >= 10
+
+
+@pytest.mark.parametrize(
+    ("shape", "mirrors", "windows"),
+    [((8, 16, 16), (), 1), ((1, 2, 3), (), 1), ((9, 16, 17), (), 4), ((12, 24, 24), (0, 2), 32)],
+)
+def test_windows_are_counted_axis_by_axis(shape, mirrors, windows):
+    inference = PLAN.inference.model_copy(update={"mirror_axes": mirrors, "overlap": 0.5})
+    plan = PLAN.model_copy(update={"inference": inference})
+    assert budget.n_windows(stored_case("a", shape), plan) == windows
+
+
+def test_the_budget_run_really_trains_and_leaves_no_trace(cases):
+    dataset = PatchDataset(cases, ["a", "b"], PLAN, 0)
+    assert budget.steps_for_budget(PLAN, dataset, [], CPU, 0, 1000.0) > 10
