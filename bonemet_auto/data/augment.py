@@ -43,19 +43,22 @@ _INTENSITY = (
 def warp(image: Float, instances: Int, patch_size: Index, spacing_mm: Triple) -> tuple[Float, Int]:
     """Rotate and scale about the centre, and cut to `patch_size`.
 
-    Out-of-plane angles are left out where voxels are far from cubes: a rotation in voxels would
-    shear the anatomy.
+    There is no rotation in a plane whose voxels are far from squares: it would shear the anatomy.
     """
-    out_of_plane = max(spacing_mm) / min(spacing_mm) < _ISOTROPIC_RATIO
-    tilt = _FULL_ANGLE / 2 if out_of_plane else 0.0
+
+    def most(angle: float, *plane: int) -> tuple[float, float]:
+        edges = [spacing_mm[axis] for axis in plane]
+        allowed = angle if max(edges) / min(edges) < _ISOTROPIC_RATIO else 0.0
+        return -allowed, allowed
+
     warped, ids = augment_spatial(
         image[None, None],
         instances[None, None].astype(np.float32),
         patch_size,
         do_elastic_deform=False,
-        angle_x=(-_FULL_ANGLE, _FULL_ANGLE),
-        angle_y=(-tilt, tilt),
-        angle_z=(-tilt, tilt),
+        angle_x=most(_FULL_ANGLE, 1, 2),
+        angle_y=most(_FULL_ANGLE / 2, 0, 2),
+        angle_z=most(_FULL_ANGLE / 2, 0, 1),
         scale=_SCALE,
         border_mode_data="nearest",
         order_data=1,

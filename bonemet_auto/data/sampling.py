@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bonemet_auto.geometry import Index
-from bonemet_auto.schema import StoredCase, StoredLesion
+from bonemet_auto.schema import StoredCase
 
 
 class PatchSampler:
@@ -13,6 +13,7 @@ class PatchSampler:
 
     Lesions are drawn uniformly over lesions, not over voxels or cases, so that a small one counts
     as much as a large one; before that the source is drawn, so that a rare class is seen as often.
+    Those of unknown source are drawn as often as they occur: they are no class to balance.
 
     Args:
         cases: all training cases.
@@ -24,16 +25,18 @@ class PatchSampler:
         self.cases = list(cases)
         self.patch_size = np.array(patch_size)
         self.lesion_share = lesion_share
-        self._lesions: dict[bool | None, list[tuple[int, StoredLesion]]] = {}
-        for number, case in enumerate(self.cases):
-            for lesion in case.lesions:
-                self._lesions.setdefault(lesion.is_lung, []).append((number, lesion))
-        self._sources = sorted(self._lesions, key=str)
+        lesions = [(n, lesion) for n, case in enumerate(self.cases) for lesion in case.lesions]
+        self._unknown = [item for item in lesions if item[1].is_lung is None]
+        by_source = (
+            [item for item in lesions if item[1].is_lung is source] for source in (False, True)
+        )
+        self._sources = [group for group in by_source if group]
+        self._unknown_share = len(self._unknown) / max(1, len(lesions))
 
     def draw(self, sample: int, rng: np.random.Generator) -> tuple[int, Index]:
         """Case number and first voxel of the window of sample `sample`; it may stick out."""
         around_lesion = int((sample + 1) * self.lesion_share) > int(sample * self.lesion_share)
-        if around_lesion and self._sources:
+        if around_lesion and (self._sources or self._unknown):
             return self._around_lesion(rng)
         number = int(rng.integers(len(self.cases)))
         case = self.cases[number]
@@ -44,7 +47,10 @@ class PatchSampler:
         return number, self._inside(number, centre - self.patch_size // 2)
 
     def _around_lesion(self, rng: np.random.Generator) -> tuple[int, Index]:
-        lesions = self._lesions[self._sources[rng.integers(len(self._sources))]]
+        if self._unknown and rng.random() < self._unknown_share:
+            lesions = self._unknown
+        else:
+            lesions = self._sources[rng.integers(len(self._sources))]
         number, lesion = lesions[rng.integers(len(lesions))]
         low, high = np.array(lesion.box_voxel_zyx).reshape(2, 3)
         # A lesion that fits is wholly inside, anywhere; of a larger one any part is in the middle.

@@ -16,11 +16,25 @@ from bonemet_auto.geometry import Index
 from bonemet_auto.model.depthwise import DepthwiseConv3d
 from bonemet_auto.model.precision import Conv3x3x3
 
-_EPS = 1e-6
+_GRN_EPS = 1e-6
+_NORM_EPS = 1e-5
 
 
-class ChannelNorm(nn.Module):
-    """LayerNorm over the channels of (N, C, Z, Y, X), computed in float32."""
+def instance_norm(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Normalise each channel of (N, V, C) over the V voxels of its window, then scale and shift.
+
+    ConvNeXt norms each voxel over its channels instead. That takes away how a voxel differs from
+    its surroundings, which is all that marks a lesion in CT, and training from scratch stalls
+    (docs/adr/0007-instance-norm.md). Statistics are float32.
+    """
+    centred = h - h.mean(dim=1, keepdim=True, dtype=torch.float32).to(h.dtype)
+    variance = (centred * centred).mean(dim=1, keepdim=True, dtype=torch.float32)
+    scale = (variance + _NORM_EPS).rsqrt() * weight
+    return torch.addcmul(bias.to(h.dtype), centred, scale.to(h.dtype))
+
+
+class InstanceNorm(nn.Module):
+    """`instance_norm` of a map (N, C, Z, Y, X)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -28,10 +42,11 @@ class ChannelNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise each voxel's channel vector; the shape stays."""
-        h = x.permute(0, 2, 3, 4, 1).float()
-        h = F.layer_norm(h, h.shape[-1:], self.weight, self.bias, _EPS)
-        return h.permute(0, 4, 1, 2, 3).to(x.dtype)
+        """Normalise each channel over space; the shape stays."""
+        n, channels, *size = x.shape
+        h = x.permute(0, 2, 3, 4, 1).reshape(n, -1, channels)
+        h = instance_norm(h, self.weight, self.bias)
+        return h.reshape(n, *size, channels).permute(0, 4, 1, 2, 3)
 
 
 class GrnLinear(nn.Module):
@@ -51,7 +66,7 @@ class GrnLinear(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """Map (N, V, wide) to (N, V, channels); V runs over all voxels of the window."""
         norm = (h * h).sum(dim=1, dtype=torch.float32).clamp_min(1e-12).sqrt()
-        scale = self.gamma * norm / (norm.mean(dim=1, keepdim=True) + _EPS) + 1
+        scale = self.gamma * norm / (norm.mean(dim=1, keepdim=True) + _GRN_EPS) + 1
         weight = self.linear.weight[None] * scale[:, None]
         bias = self.linear.bias + self.linear.weight @ self.beta
         return torch.baddbmm(bias.to(h.dtype), h, weight.to(h.dtype).transpose(1, 2))
@@ -63,7 +78,7 @@ class ConvNextBlock(nn.Module):
     def __init__(self, channels: int, kernel: Index, drop_path: float) -> None:
         super().__init__()
         self.depthwise = DepthwiseConv3d(channels, kernel)
-        self.norm = nn.LayerNorm(channels, eps=_EPS)
+        self.norm = InstanceNorm(channels)
         self.expand = nn.Linear(channels, 4 * channels)
         self.project = GrnLinear(4 * channels, channels)
         self.drop_path = drop_path
@@ -72,7 +87,7 @@ class ConvNextBlock(nn.Module):
         """(N, C, Z, Y, X) to the same shape."""
         n, channels, *size = x.shape
         h = self.depthwise(x).permute(0, 2, 3, 4, 1).reshape(n, -1, channels)
-        h = F.layer_norm(h.float(), (channels,), self.norm.weight, self.norm.bias, _EPS)
+        h = instance_norm(h, self.norm.weight, self.norm.bias)
         h = self.project(F.gelu(self.expand(h)))
         if self.training and self.drop_path:
             kept = torch.rand(n, 1, 1, device=x.device) >= self.drop_path
@@ -85,7 +100,7 @@ class Downsample(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, stride: Index) -> None:
         super().__init__()
-        self.norm = ChannelNorm(channels_in)
+        self.norm = InstanceNorm(channels_in)
         self.conv = nn.Conv3d(channels_in, channels_out, stride, stride)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -118,7 +133,7 @@ class ConvNextTrunk(nn.Module):
         self.skip = Conv3x3x3(1, skip_width)
         rates = torch.linspace(0, drop_path, sum(depths)).tolist()
         stem = nn.Sequential(
-            nn.Conv3d(skip_width, widths[0], strides[0], strides[0]), ChannelNorm(widths[0])
+            nn.Conv3d(skip_width, widths[0], strides[0], strides[0]), InstanceNorm(widths[0])
         )
         self.downsamples = nn.ModuleList(
             (
@@ -133,7 +148,7 @@ class ConvNextTrunk(nn.Module):
             nn.Sequential(*(ConvNextBlock(width, kernel, rates.pop(0)) for _ in range(depth)))
             for width, depth, kernel in zip(widths, depths, kernels, strict=True)
         )
-        self.norms = nn.ModuleList(ChannelNorm(width) for width in widths)
+        self.norms = nn.ModuleList(InstanceNorm(width) for width in widths)
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Map (N, 1, Z, Y, X) to the skip (N, S, Z, Y, X) and one normed map per stage."""

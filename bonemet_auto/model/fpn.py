@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bonemet_auto.geometry import Index
-from bonemet_auto.model.convnext import ChannelNorm
+from bonemet_auto.model.convnext import InstanceNorm
 from bonemet_auto.model.precision import Conv3x3x3
 
 LESION_PRIOR_LOGIT = -3.0
@@ -37,16 +37,28 @@ class WeightedSum(nn.Module):
 
 
 class ConvNormAct(nn.Module):
-    """3^3 convolution, channel norm, GELU."""
+    """3^3 convolution, instance norm, GELU."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
         self.conv = Conv3x3x3(channels_in, channels_out)
-        self.norm = ChannelNorm(channels_out)
+        self.norm = InstanceNorm(channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, Z, Y, X) to (N, C_out, Z, Y, X)."""
         return F.gelu(self.norm(self.conv(x)))
+
+
+class ConvAct(nn.Module):
+    """3^3 convolution and GELU; without a norm, for heads that must tell much from little."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.conv = Conv3x3x3(channels_in, channels_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, Z, Y, X) to (N, C_out, Z, Y, X)."""
+        return F.gelu(self.conv(x))
 
 
 class FusionNeck(nn.Module):

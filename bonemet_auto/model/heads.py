@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bonemet_auto.geometry import Index
-from bonemet_auto.model.convnext import ChannelNorm
-from bonemet_auto.model.fpn import ConvNormAct
+from bonemet_auto.model.fpn import ConvAct
 from bonemet_auto.model.precision import Conv3x3x3
 from bonemet_auto.model.roi_align import pyramid_levels, roi_align
 
@@ -64,9 +63,8 @@ class BoxHead(nn.Module):
 
     def __init__(self, width: int, hidden: int = 128) -> None:
         super().__init__()
-        self.conv = ConvNormAct(width + 1, width)
+        self.conv = ConvAct(width + 1, width)
         self.reduce = Conv3x3x3(width, width, stride=2)
-        self.norm = ChannelNorm(width)
         self.hidden = nn.Linear(width * ((BOX_BINS + 1) // 2) ** 3, hidden)
         self.score = nn.Linear(hidden, 1)
         self.deltas = nn.Linear(hidden, 6)
@@ -80,7 +78,7 @@ class BoxHead(nn.Module):
             trunk.dense_logits.detach().sigmoid(), boxes, image_index, BOX_BINS
         )
         h = self.conv(torch.cat([features, probability.to(features.dtype)], dim=1))
-        h = F.gelu(self.norm(self.reduce(h)))
+        h = F.gelu(self.reduce(h))
         h = F.gelu(self.hidden(h.flatten(1)))
         return self.score(h)[:, 0].float(), self.deltas(h).float()
 
@@ -92,7 +90,7 @@ class MaskHead(nn.Module):
         super().__init__()
         # Half the width: at 14^3 bins this head would otherwise cost more than the trunk.
         narrow = width // 2
-        self.convs = nn.Sequential(ConvNormAct(width + 1, narrow), ConvNormAct(narrow, narrow))
+        self.convs = nn.Sequential(ConvAct(width + 1, narrow), ConvAct(narrow, narrow))
         self.logit = nn.Conv3d(narrow, 1, 1)
 
     def forward(self, trunk: Trunk, boxes: Tensor, image_index: Tensor) -> Tensor:
@@ -113,7 +111,7 @@ class SourceHead(nn.Module):
 
     def __init__(self, width: int, hidden: int = 64) -> None:
         super().__init__()
-        self.convs = nn.Sequential(ConvNormAct(width + 2, width), ConvNormAct(width, width))
+        self.convs = nn.Sequential(ConvAct(width + 2, width), ConvAct(width, width))
         self.hidden = nn.Linear(3 * width + 6, hidden)
         self.logit = nn.Linear(hidden, 1)
 

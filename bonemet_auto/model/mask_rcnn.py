@@ -100,7 +100,8 @@ class MaskRCNN(nn.Module):
             generator: draws negatives and RoIs; a CPU generator.
 
         Returns:
-            Scalars `dense`, `coarse`, `rpn_score`, `rpn_box`, `roi_score`, `roi_box`, `mask`, `source`.
+            Scalars `dense`, `coarse`, `rpn_score`, `rpn_box`, `roi_score`, `roi_box`, `mask`,
+            `source`.
         """
         trunk = self._trunk(images)
         instances = torch.stack([target.instances for target in targets])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bonemet_auto.geometry import Index, Triple
 from bonemet_auto.model.anchors import grid_anchors
 from bonemet_auto.model.boxes import clip_boxes, decode_boxes, nms, paired_giou
-from bonemet_auto.model.fpn import ConvNormAct
+from bonemet_auto.model.fpn import ConvAct
 from bonemet_auto.model.losses import mean_over
 from bonemet_auto.model.matching import atss_match, sample_negatives
 
@@ -64,7 +64,7 @@ class RegionProposalNetwork(nn.Module):
         self.strides = list(strides)
         self.register_buffer("anchor_sizes", torch.tensor(anchor_sizes), persistent=False)
         n_sizes = len(anchor_sizes[0])
-        self.conv = ConvNormAct(width + 2, width)
+        self.conv = ConvAct(width + 2, width)
         self.objectness = nn.Conv3d(width, n_sizes, 1)
         self.deltas = nn.Conv3d(width, 6 * n_sizes, 1)
         nn.init.constant_(cast(Tensor, self.objectness.bias), math.log(PRIOR / (1 - PRIOR)))
