@@ -13,7 +13,7 @@ BIN_HU = 16
 HISTOGRAM_EDGES_HU = np.arange(HU_RANGE[0], HU_RANGE[1] + BIN_HU, BIN_HU)
 BONE_THRESHOLD_HU = 150
 BONE_MARGIN_MM = 20.0
-"""Lesions are looked for this far around bone: their soft-tissue parts, and lysis, reach that far."""
+"""Lesions are looked for this far around bone: lysis and soft-tissue parts reach that far."""
 
 _SMALLEST_BONE_MM3 = 100.0
 _SMOOTHED_SPACING_MM = 2.0

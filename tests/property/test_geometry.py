@@ -5,7 +5,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bonemet_auto.geometry import Geometry
@@ -34,6 +34,7 @@ def place(grid, index):
     return point
 
 
+@settings(max_examples=50, deadline=None)
 @given(grids(), st.lists(st.tuples(*[st.floats(-50, 50)] * 3), min_size=1, max_size=5))
 def test_points_are_where_the_axes_lead_and_come_back(grid, points):
     mapped = grid.index_to_lps(points)
@@ -42,6 +43,7 @@ def test_points_are_where_the_axes_lead_and_come_back(grid, points):
     np.testing.assert_allclose(grid.index_to_lps(points[0]), mapped[0])
 
 
+@settings(max_examples=50, deadline=None)
 @given(grids(), st.tuples(*[st.integers(0, 9)] * 3), st.tuples(*[st.integers(0, 9)] * 3))
 def test_box_corners_are_the_outer_corners_of_its_voxels(grid, low, size):
     high = tuple(a + n for a, n in zip(low, size, strict=True))
@@ -54,6 +56,7 @@ def test_box_corners_are_the_outer_corners_of_its_voxels(grid, low, size):
     np.testing.assert_allclose(sorted(corners.tolist()), sorted(expected), atol=1e-8)
 
 
+@settings(max_examples=50, deadline=None)
 @given(grids())
 def test_a_voxel_box_has_the_volume_of_a_voxel(grid):
     corners = grid.box_corners_lps((2, 3, 4, 3, 4, 5))
@@ -61,6 +64,7 @@ def test_a_voxel_box_has_the_volume_of_a_voxel(grid):
     assert abs(np.linalg.det(edges)) == pytest.approx(grid.voxel_volume_mm3)
 
 
+@settings(max_examples=50, deadline=None)
 @given(grids(), st.integers(0, 2**32))
 def test_float_noise_is_no_mismatch(grid, seed):
     rng = np.random.default_rng(seed)
@@ -77,6 +81,7 @@ def test_float_noise_is_no_mismatch(grid, seed):
     assert grid.mismatch(other) is None and other.mismatch(grid) is None
 
 
+@settings(max_examples=50, deadline=None)
 @given(grids(least=4), st.integers(0, 2))
 def test_a_mirrored_axis_is_a_mismatch(grid, axis):
     direction = [list(row) for row in grid.direction]
@@ -85,6 +90,7 @@ def test_a_mirrored_axis_is_a_mismatch(grid, axis):
     assert found is not None and "direction" in found
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.sampled_from([(0, 2, 1), (1, 0, 2), (2, 1, 0), (1, 2, 0), (2, 0, 1)]), st.integers(4, 40))
 def test_exchanged_axes_of_a_cube_are_a_mismatch(order, edge):
     grid = Geometry((edge,) * 3, (1.5, 1.5, 1.5), (3.0, 4.0, 5.0))
@@ -93,6 +99,7 @@ def test_exchanged_axes_of_a_cube_are_a_mismatch(order, edge):
     assert found is not None and "direction" in found
 
 
+@settings(max_examples=50, deadline=None)
 @given(grids(least=4), st.integers(0, 2), st.floats(0.2, 30))
 def test_a_shift_of_a_fifth_of_a_voxel_is_a_mismatch_that_names_the_origin(grid, axis, voxels):
     index = np.zeros(3)
@@ -101,6 +108,7 @@ def test_a_shift_of_a_fifth_of_a_voxel_is_a_mismatch_that_names_the_origin(grid,
     assert "origin" in str(grid.mismatch(shifted))
 
 
+@settings(max_examples=50, deadline=None)
 @given(grids(least=4))
 def test_other_shapes_and_spacings_are_named_with_both_values(grid):
     z, y, x = grid.shape

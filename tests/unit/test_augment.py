@@ -50,18 +50,22 @@ def test_warping_varies_and_is_fixed_by_the_global_seeds():
     assert np.array_equal(found[0], found[1]) and not np.array_equal(found[0], found[2])
 
 
-def test_coarse_slices_are_not_tilted():
-    """A stack of constant slices stays one, however it is turned in its plane."""
-    stack = np.broadcast_to(np.arange(20, dtype=np.float32)[:, None, None], LARGE).copy()
-    nothing = np.zeros(LARGE, np.uint16)
-    tilted = 0
+@pytest.mark.parametrize("coarse", [0, 1, 2])
+def test_slices_of_a_coarse_axis_are_not_tilted_but_turned_in_their_plane(coarse):
+    """Along any axis: scans may be axial, coronal or sagittal."""
+    spacing_mm = tuple(3.0 if axis == coarse else 0.8 for axis in range(3))
+    position = np.indices(LARGE).astype(np.float32)
+    nothing, plane = np.zeros(LARGE, np.uint16), tuple({0, 1, 2} - {coarse})
+    tilted, turned = 0, 0
     for seed in range(10):
         seeded(seed)
-        turned, _ = warp(stack, nothing, PATCH, COARSE_Z)
-        assert turned.std(axis=(1, 2)).max() < 1e-3
+        assert warp(position[coarse], nothing, PATCH, spacing_mm)[0].std(axis=plane).max() < 1e-3
         seeded(seed)
-        tilted += warp(stack, nothing, PATCH, ISOTROPIC)[0].std(axis=(1, 2)).max() > 0.1
-    assert tilted > 5
+        across = warp(position[plane[0]], nothing, PATCH, spacing_mm)[0]
+        turned += np.ptp(across, axis=plane[1]).max() > 1
+        seeded(seed)
+        tilted += warp(position[coarse], nothing, PATCH, ISOTROPIC)[0].std(axis=plane).max() > 0.1
+    assert tilted > 5 and turned > 2
 
 
 def test_lesions_keep_about_their_volume():

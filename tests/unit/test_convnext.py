@@ -92,6 +92,10 @@ def test_norms_run_in_float32_under_bfloat16():
         assert norm(x).dtype == torch.float32 and norm(x.bfloat16()).dtype == torch.bfloat16
         under_autocast = norm(x)
     torch.testing.assert_close(under_autocast, norm(x))
+    plain = functional.layer_norm(
+        x.double().movedim(1, -1), (16,), norm.weight.double(), norm.bias.double(), 1e-6
+    )
+    torch.testing.assert_close(norm(x).double(), plain.movedim(-1, 1), rtol=5e-3, atol=5e-3)
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])

@@ -22,6 +22,18 @@ def test_the_neck_keeps_every_stage_and_brings_them_to_one_width(n):
     assert [f.shape for f in fused] == [(2, 5, *m.shape[2:]) for m in maps]
 
 
+def test_three_stages_are_fused_down_and_up_as_drawn():
+    torch.manual_seed(0)
+    neck, maps = FusionNeck(WIDTHS[:3], STRIDES[:3], 5), make_maps(3)
+    a, b, c = (project(x) for project, x in zip(neck.lateral, maps, strict=True))
+    b_down = neck.down_convs[1](b + upsample_to(c, b.shape[2:]))
+    a_down = neck.down_convs[0](a + upsample_to(b_down, a.shape[2:]))
+    b_up = neck.up_convs[0](b + b_down + neck.strided[0](a_down))
+    c_up = neck.up_convs[1](c + c + neck.strided[1](b_up))
+    for found, expected in zip(neck(maps), (a_down, b_up, c_up), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("level", [0, 1, 2, 3])
 def test_every_fused_map_reads_every_stage(level):
     maps = make_maps(4, requires_grad=True)

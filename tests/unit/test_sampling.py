@@ -75,6 +75,20 @@ def test_sources_count_alike_however_rare_one_is():
     assert [shares[0, k] for k in (1, 2, 3, 4)] == pytest.approx([0.125] * 4, abs=0.03)
 
 
+def test_a_few_lesions_of_unknown_source_do_not_crowd_out_the_others():
+    known = stored_case("a", (80, 30, 30), [*spots(2, False), *spots(5, True)[2:]])
+    unknown = stored_case("b", (80, 30, 30), spots(1, None))
+    shares = lesion_counts([known, unknown])
+    assert shares[1, 1] == pytest.approx(1 / 6, abs=0.03)
+    assert [shares[0, k] for k in (1, 2)] == pytest.approx([5 / 24] * 2, abs=0.03)
+    assert [shares[0, k] for k in (3, 4, 5)] == pytest.approx([5 / 36] * 3, abs=0.03)
+
+
+def test_a_cohort_of_unknown_sources_alone_is_sampled_evenly():
+    shares = lesion_counts([stored_case("a", (80, 30, 30), spots(4, None))])
+    assert list(shares.values()) == pytest.approx([0.25] * 4, abs=0.03)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6))
 def test_a_lesion_that_fits_is_wholly_inside_its_window_and_the_window_in_the_case(seed):

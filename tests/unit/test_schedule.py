@@ -1,7 +1,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bonemet_auto.training.schedule import (
@@ -15,6 +15,7 @@ from bonemet_auto.training.schedule import (
 totals = st.one_of(st.integers(1, 20), st.integers(21, 400))
 
 
+@settings(max_examples=40, deadline=None)
 @given(totals, st.floats(0, 0.99))
 def test_the_rate_rises_to_its_peak_and_then_falls_and_is_never_zero(total, warmup_share):
     rates = [learning_rate(step, total, 0.1, warmup_share) for step in range(total)]
@@ -29,6 +30,7 @@ def test_the_rate_ends_near_nothing():
     assert learning_rate(999, 1000, 0.1, 0.05) < 0.1 * 0.02
 
 
+@settings(max_examples=40, deadline=None)
 @given(totals)
 def test_detection_losses_fade_in_and_the_dense_loss_is_always_on(total):
     weights = [loss_weights(step, total) for step in range(total)]
@@ -41,6 +43,7 @@ def test_detection_losses_fade_in_and_the_dense_loss_is_always_on(total):
         assert weights[total // 2] == pytest.approx(LOSS_WEIGHTS)
 
 
+@settings(max_examples=40, deadline=None)
 @given(totals)
 def test_the_average_forgets_its_start_and_never_looks_back_far(total):
     decays = [ema_decay(step, total) for step in range(total)]

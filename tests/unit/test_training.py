@@ -1,7 +1,4 @@
-import copy
 import itertools
-import zipfile
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +7,7 @@ import torch
 from torch import nn
 
 from bonemet_auto.data.loader import PatchDataset
-from bonemet_auto.errors import DataError, ModelError, UsageError
+from bonemet_auto.errors import ModelError
 from bonemet_auto.model.mask_rcnn import build_model
 from bonemet_auto.training import budget, log, loop
 from bonemet_auto.training.checkpoint import (
@@ -18,12 +15,11 @@ from bonemet_auto.training.checkpoint import (
     Progress,
     load_checkpoint,
     progress_of,
-    save_checkpoint,
 )
 from bonemet_auto.training.log import TrainingLog
 from bonemet_auto.training.loop import Trainer, epoch_ends, train, update_average
 from bonemet_auto.training.schedule import LOSS_WEIGHTS
-from tests.unit.training_fakes import box_batch, stored_case, training_plan, write_stored_case
+from tests.unit.training_fakes import box_batch, training_plan, write_stored_case
 
 CPU = torch.device("cpu")
 DRAW = log._draw
@@ -68,6 +64,31 @@ def test_a_step_depends_on_seed_and_number_and_not_on_what_was_drawn_before():
         results.append(weights(trainer.model))
     assert same(results[0], results[1])
     assert not same(results[0], results[2]) and not same(results[0], results[3])
+
+
+class Recorder(nn.Module):
+    """Keeps the seeds that each step is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.seeds = []
+
+    def forward(self, images, targets, generator):
+        self.seeds.append((generator.initial_seed(), torch.initial_seed()))
+        return {"dense": self.weight.sum()}
+
+
+def test_every_step_of_every_run_has_draws_of_its_own():
+    seen = []
+    for seed in (0, 0, 1):
+        trainer = Trainer(Recorder(), PLAN.training, 9, seed, CPU)
+        for number in range(9):
+            trainer.step(number, box_batch(SHAPE, WINDOWS))
+        seen.append(trainer.model.seeds)
+    assert seen[0] == seen[1]
+    for kind in range(2):
+        assert len({seeds[kind] for seeds in seen[0] + seen[2]}) == 18
 
 
 def test_a_step_returns_the_losses_without_their_graph_and_lowers_them_in_the_long_run():
@@ -250,154 +271,12 @@ def test_rows_after_the_checkpoint_are_written_anew(tmp_path):
     assert len(pd.read_csv(tmp_path / "metrics.csv")) == 1
 
 
-def save(folder, model=None):
-    model = model or nn.Linear(2, 2)
-    optimizer = torch.optim.AdamW(model.parameters())
-    save_checkpoint(folder, Progress(3, 6, 2, 5), model, copy.deepcopy(model), optimizer)
-    return folder / CHECKPOINT_NAME
-
-
-def test_a_checkpoint_comes_back(tmp_path):
-    model = nn.Linear(2, 2)
-    save(tmp_path, model)
-    content = load_checkpoint(tmp_path, CPU)
-    assert progress_of(content) == Progress(3, 6, 2, 5)
-    assert same(weights(model), content["model"]) and same(weights(model), content["ema"])
-
-
-@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
-def test_a_truncated_checkpoint_is_refused_by_name(tmp_path, share):
-    path = save(tmp_path)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(ModelError) as refused:
-        load_checkpoint(tmp_path, CPU)
-    assert str(path) in str(refused.value) and "Train the fold again" in str(refused.value)
-
-
-def foreign_zip(path):
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("data.pkl", b"\x80\x02.")
-
-
-@pytest.mark.parametrize(
-    "write",
-    [
-        lambda path: path.write_bytes(b"hello, this is no checkpoint"),
-        foreign_zip,
-        lambda path: torch.save(torch.zeros(3), path),
-        lambda path: torch.save([1, 2], path),
-        lambda path: torch.save({"format_version": 1}, path),
-        lambda path: torch.save({"format_version": 1, "code": SimpleNamespace()}, path),
-    ],
-    ids=["text", "zip", "tensor", "list", "half empty", "code"],
-)
-def test_files_of_another_kind_are_refused_by_name(tmp_path, write):
-    write(tmp_path / CHECKPOINT_NAME)
-    with pytest.raises(ModelError, match=CHECKPOINT_NAME):
-        progress_of(load_checkpoint(tmp_path, CPU))
-
-
-def test_a_checkpoint_of_another_format_version_is_refused_with_both(tmp_path):
-    torch.save({"format_version": 2}, tmp_path / CHECKPOINT_NAME)
-    with pytest.raises(ModelError, match="format version 2, this program reads 1"):
-        load_checkpoint(tmp_path, CPU)
-
-
-def test_no_checkpoint_is_an_error_of_the_files(tmp_path):
-    with pytest.raises(DataError, match="bonemet_train"):
-        load_checkpoint(tmp_path, CPU)
-
-
 def test_a_checkpoint_of_another_network_is_refused(cases, tmp_path):
     run(cases, tmp_path, total=1, epochs=1)
     wider = PLAN.network.model_copy(update={"neck_width": 10})
     dataset = PatchDataset(cases, ["a", "b"], PLAN, 0)
     with pytest.raises(ModelError, match=r"checkpoint_last.pt.*plan"):
         train(make_model(0, wider), PLAN, dataset, tmp_path, Progress(0, 1, 1, 0), CPU, 0, True)
-
-
-def test_a_failed_save_keeps_the_last_checkpoint(tmp_path, monkeypatch):
-    path = save(tmp_path)
-    before = path.read_bytes()
-
-    def full_disk(content, where):
-        where.write_bytes(b"half")
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="No space"):
-        save(tmp_path)
-    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
-
-
-class Clock:
-    """Time passes only in the steps and forwards of a fake trainer."""
-
-    def __init__(self, step_s, forward_s):
-        self.now, self.step_s, self.forward_s = 0.0, step_s, forward_s
-        self.ema, self.device = self, CPU
-
-    def perf_counter(self):
-        return self.now
-
-    def step(self, number, batch):
-        self.now += self.step_s
-
-    def detect(self, image):
-        self.now += self.forward_s
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock(step_s=0.5, forward_s=0.1)
-    monkeypatch.setattr(budget, "time", clock)
-    monkeypatch.setattr(budget, "Trainer", lambda *_, **__: clock)
-    monkeypatch.setattr(budget, "batches", lambda *_: itertools.repeat(None))
-    return clock
-
-
-def steps_for(budget_s, validation=(), plan=PLAN):
-    return budget.steps_for_budget(plan, None, validation, CPU, 0, budget_s)
-
-
-def test_a_budget_buys_steps_after_measuring_validation_and_reserve(clock):
-    steps = steps_for(1000)
-    assert 0.9 * 1000 / 0.5 < steps < 1000 / 0.5
-    case = stored_case("a", (8, 16, 16 + 99 * 8))
-    assert budget.n_windows(case, PLAN) == 100
-    with_validation = steps_for(1000, [case] * 5)
-    assert 500 * 0.1 / 0.5 <= steps - with_validation < 600 * 0.1 / 0.5
-
-
-def test_everything_together_fits_the_budget(clock):
-    case = stored_case("a", (40, 60, 60))
-    started = clock.now
-    steps = steps_for(300, [case] * 3)
-    measuring_s = clock.now - started
-    validation_s = 3 * budget.n_windows(case, PLAN) * clock.forward_s
-    assert 250 < measuring_s + steps * clock.step_s + validation_s <= 300
-
-
-@pytest.mark.parametrize("budget_s", [-5.0, 0.0, 1.0, 12.0])
-def test_too_small_a_budget_is_refused_and_the_one_it_names_is_enough(clock, budget_s):
-    case = stored_case("a", (40, 60, 60))
-    with pytest.raises(UsageError) as refused:
-        steps_for(budget_s, [case])
-    said = str(refused.value)
-    assert f"--time-budget of {budget_s:.0f} s" in said and "0.50 s" in said
-    needed_s = float(said.split("at least ")[1].split(" s")[0])
-    assert steps_for(needed_s, [case]) >= 10
-
-
-@pytest.mark.parametrize(
-    ("shape", "mirrors", "windows"),
-    [((8, 16, 16), (), 1), ((1, 2, 3), (), 1), ((9, 16, 17), (), 4), ((12, 24, 24), (0, 2), 32)],
-)
-def test_windows_are_counted_axis_by_axis(shape, mirrors, windows):
-    inference = PLAN.inference.model_copy(update={"mirror_axes": mirrors, "overlap": 0.5})
-    plan = PLAN.model_copy(update={"inference": inference})
-    assert budget.n_windows(stored_case("a", shape), plan) == windows
 
 
 def test_the_budget_run_really_trains_and_leaves_no_trace(cases):

@@ -38,7 +38,7 @@ def training_plan(patch=(8, 16, 16), **training) -> Plan:
     settings = plan.training.model_copy(
         update={"iterations": 12, "epochs": 3, "learning_rate": 1e-3, **training}
     )
-    return plan.model_copy(update={"network": make_network(), "training": settings})
+    return plan.model_copy(update={"network": make_network(drop_path=0.3), "training": settings})
 
 
 def box_targets(shape, boxes, is_lung=None) -> Targets:
