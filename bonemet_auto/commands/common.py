@@ -22,13 +22,22 @@ EXIT_STOPPED = 4
 RESEARCH_NOTE = "Research use only; not a medical device."
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False:
+            return action.help
+        return super()._get_help_string(action)
+
+
 def command_parser(name: str, description: str) -> argparse.ArgumentParser:
     """A parser with the flags that every command has."""
     parser = argparse.ArgumentParser(
         prog=name,
         description=f"{description} {RESEARCH_NOTE}",
         allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("--verbose", action="store_true", help="more detail, tracebacks too")
@@ -57,7 +66,7 @@ def run_command(
         format="%(message)s",
         stream=sys.stderr,
     )
-    for noisy in ("matplotlib", "PIL", "h5py"):
+    for noisy in ("matplotlib", "PIL", "numexpr"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         return work(options)

@@ -21,9 +21,9 @@ from bonemet_auto.files import data_root, find_dataset, preprocessed_folder, res
 if TYPE_CHECKING:
     import torch
 
+    from bonemet_auto.checkpoint import Progress
     from bonemet_auto.data.loader import PatchDataset
     from bonemet_auto.schema import OperatingPoint, Plan, StoredCase
-    from bonemet_auto.training.checkpoint import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -93,12 +93,12 @@ def _train(options: argparse.Namespace) -> int:
     tune_processor()
     import torch
 
+    from bonemet_auto.checkpoint import Progress
     from bonemet_auto.commands.common import pick_device
     from bonemet_auto.commands.fold_validation import require_raw_cases, validate_fold
     from bonemet_auto.data.loader import PatchDataset
     from bonemet_auto.model.mask_rcnn import build_model
     from bonemet_auto.store import read_meta
-    from bonemet_auto.training.checkpoint import Progress
     from bonemet_auto.training.loop import train
 
     root = data_root(options.root)
@@ -160,13 +160,13 @@ def _claim_folder(folder: Path, plan: "Plan", options: argparse.Namespace) -> "P
     """Where to begin; refuses to write over a run that nobody said to give up."""
     import torch
 
-    from bonemet_auto.schema import Plan, read_json
-    from bonemet_auto.training.checkpoint import (
+    from bonemet_auto.checkpoint import (
         CHECKPOINT_NAME,
         Progress,
         load_checkpoint,
         progress_of,
     )
+    from bonemet_auto.schema import Plan, read_json
 
     exists = (folder / CHECKPOINT_NAME).is_file()
     if options.resume and not exists:
@@ -213,9 +213,9 @@ def _start_folder(plan: "Plan", raw: Path, folder: Path) -> None:
 
     What an earlier run left goes first: its checkpoint must not be resumed with another plan.
     """
+    from bonemet_auto.checkpoint import CHECKPOINT_NAME
     from bonemet_auto.files import require_file, write_text
     from bonemet_auto.schema import write_json
-    from bonemet_auto.training.checkpoint import CHECKPOINT_NAME
 
     for stale in (CHECKPOINT_NAME, "operating_point.json"):
         (folder / stale).unlink(missing_ok=True)

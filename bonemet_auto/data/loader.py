@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bonemet_auto.data.augment import REACH, SPATIAL_SHARE, change_intensity, mirror, warp
 from bonemet_auto.data.sampling import PatchSampler
+from bonemet_auto.errors import PlanError
 from bonemet_auto.model.roi_sampling import Targets
 from bonemet_auto.preprocess import normalise
 from bonemet_auto.schema import Plan, StoredCase
@@ -21,6 +22,9 @@ from bonemet_auto.store import OpenCase, open_case, read_meta
 
 MIN_VISIBLE_SHARE = 0.2
 """A lesion cut by the window counts as one to detect if at least this share of it is left."""
+
+PREFETCHED = 4
+"""Batches that each loader process makes in advance."""
 
 UNBOXED = 10_000
 """Instance value of voxels that belong to a lesion, but to none that has to be detected."""
@@ -63,6 +67,8 @@ class PatchDataset(Dataset[Sample]):
         self.seed = seed
         self.augmented = augmented
         cases = [read_meta(folder, name) for name in names]
+        for case in cases:
+            _require_planned_grid(case, plan)
         self.sampler = PatchSampler(cases, plan.patch_size, plan.training.lesion_share)
 
     def __getitem__(self, sample: int) -> Sample:
@@ -98,6 +104,16 @@ class PatchDataset(Dataset[Sample]):
         if self.augmented:
             image, instances = mirror(change_intensity(image), instances, rng)
         return np.ascontiguousarray(image), np.ascontiguousarray(instances)
+
+
+def _require_planned_grid(case: StoredCase, plan: Plan) -> None:
+    """Refuse cases that were stored at another spacing than the plan's, as after an edit of it."""
+    extents = np.multiply(case.crop_shape, case.original.spacing_mm)
+    if (np.abs(extents / plan.spacing_mm - case.shape) > 1).any():
+        raise PlanError(
+            f"case {case.case} is stored at {case.spacing_mm} mm (z, y, x), plan {plan.name} says "
+            f"{plan.spacing_mm}. Preprocess again: bonemet_plan_and_preprocess --keep-plan."
+        )
 
 
 def window_targets(instances: npt.NDArray[np.uint16], case: StoredCase) -> Targets:
@@ -155,7 +171,7 @@ def batches(
         pin_memory=torch.cuda.is_available(),
         multiprocessing_context="spawn" if workers else None,
         worker_init_fn=_one_thread,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=PREFETCHED if workers else None,
     )
 
 

@@ -1,19 +1,16 @@
 """Trained folds from disk, checked before any work."""
 
-import pickle
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from bonemet_auto.checkpoint import CHECKPOINT_NAME, load_checkpoint
 from bonemet_auto.errors import DataError, ModelError
 from bonemet_auto.model.mask_rcnn import MaskRCNN, build_model
 from bonemet_auto.schema import OperatingPoint, Plan, read_json
 
-CHECKPOINT = "checkpoint_last.pt"
 _TRAIN_AGAIN = "Train this fold to its end (bonemet_train), or copy the whole folder again."
 
 
@@ -42,7 +39,7 @@ def find_folds(model_folder: Path, folds: Sequence[int] | None) -> list[Path]:
             f"model folder {model_folder} does not exist. Give a folder that holds fold_0, fold_1, "
             "..., or one of those; bonemet_train writes them."
         )
-    if (model_folder / CHECKPOINT).is_file() and folds is None:
+    if (model_folder / CHECKPOINT_NAME).is_file() and folds is None:
         return [model_folder]
     found = {path.name: path for path in sorted(model_folder.glob("fold_*")) if path.is_dir()}
     wanted = list(found) if folds is None else [f"fold_{fold}" for fold in folds]
@@ -91,17 +88,18 @@ def load_fold(folder: Path, device: torch.device) -> tuple[Plan, MaskRCNN, Opera
     try:
         plan = read_json(folder / "plan.json", Plan, _TRAIN_AGAIN)
         point = read_json(folder / "operating_point.json", OperatingPoint, _TRAIN_AGAIN)
+        weights = load_checkpoint(folder, torch.device("cpu"))["ema"]
     except DataError as error:
         raise ModelError(str(error)) from None
-    weights = _read_weights(folder / CHECKPOINT)
     model = build_model(plan.network)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         first = str(error).splitlines()[1:2] or [str(error)]
         raise ModelError(
-            f"{folder / CHECKPOINT} does not fit {folder / 'plan.json'} ({first[0].strip()}). The "
-            "plan was changed after training, or the files are of different folds: restore them."
+            f"{folder / CHECKPOINT_NAME} does not fit {folder / 'plan.json'} "
+            f"({first[0].strip()}). The plan was changed after training, or the files are of "
+            "different folds: restore them."
         ) from None
     return plan, model.to(device).eval(), point
 
@@ -122,17 +120,3 @@ def mean_point(points: Sequence[OperatingPoint]) -> OperatingPoint:
         sensitivity=None,
         fp_per_scan=None,
     )
-
-
-def _read_weights(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        raise ModelError(f"{path} does not exist. {_TRAIN_AGAIN}")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise ModelError(
-            f"{path} is truncated or no checkpoint ({str(error).splitlines()[0]}). {_TRAIN_AGAIN}"
-        ) from None
-    if not isinstance(checkpoint, dict) or "ema" not in checkpoint:
-        raise ModelError(f"{path} holds no averaged weights ('ema'). {_TRAIN_AGAIN}")
-    return dict(checkpoint["ema"])

@@ -139,7 +139,7 @@ def consolidate(raw: Boxes, tiling: Tiling, runs: int, components: IntArray) -> 
     clusters = unite_cut_boxes(clusters, components)
     best = torch.sort(clusters.scores, descending=True, stable=True).indices
     if len(best) > MAX_LESIONS:
-        _log.info("%d lesion boxes; the %d best are outlined", len(best), MAX_LESIONS)
+        _log.debug("%d lesion boxes; the %d best are outlined", len(best), MAX_LESIONS)
     best = best[:MAX_LESIONS]
     return Clusters(clusters.boxes[best], clusters.scores[best], clusters.cut[best])
 
@@ -167,7 +167,7 @@ def outline_candidates(
     ]
     candidates = [item for item in fused if (item.probability > MASK_THRESHOLD).any()]
     if len(candidates) < len(fused):
-        _log.info("%d lesion boxes without a mask; left out", len(fused) - len(candidates))
+        _log.debug("%d lesion boxes without a mask; left out", len(fused) - len(candidates))
     left = leftover_components(dense, components, candidates, least_voxels)
     described = describe(np.asarray([item.box for item in left]).reshape(-1, 6))
     return candidates + [

@@ -21,7 +21,7 @@ LESION_PRIOR_LOGIT = -3.0
 
 
 class WeightedSum(nn.Module):
-    """Sum of maps with non-negative learned weights that add up to one."""
+    """Sum of maps with positive learned weights whose mean is one."""
 
     def __init__(self, n_inputs: int) -> None:
         super().__init__()

@@ -39,23 +39,33 @@ class Trunk:
     strides: list[Index]
     dense_logits: Tensor
 
+    @property
+    def probability(self) -> Tensor:
+        """(N, 1, Z, Y, X) dense lesion probability, without gradient."""
+        return self.dense_logits.detach().sigmoid()[:, None]
+
 
 def pool_pyramid(trunk: Trunk, boxes: Tensor, image_index: Tensor, bins: int) -> Tensor:
-    """RoIAlign each box on the level that fits its size: (K, C, bins, bins, bins)."""
+    """RoIAlign each box on the level that fits its size: (K, C + 1, bins, bins, bins).
+
+    The last channel is the dense lesion probability, averaged over the level's cells.
+    """
     levels = pyramid_levels(boxes, trunk.strides)
     size = (bins, bins, bins)
-    pooled = trunk.pyramid[0].new_zeros(len(boxes), trunk.pyramid[0].shape[1], *size)
+    pooled = trunk.pyramid[0].new_zeros(len(boxes), trunk.pyramid[0].shape[1] + 1, *size)
     for level, (feature, stride) in enumerate(zip(trunk.pyramid, trunk.strides, strict=True)):
         chosen = torch.nonzero(levels == level)[:, 0]
         if len(chosen):
-            rois = roi_align(feature, boxes[chosen], image_index[chosen], stride, size)
+            evidence = F.avg_pool3d(trunk.probability, stride).to(feature.dtype)
+            maps = torch.cat([feature, evidence], dim=1)
+            rois = roi_align(maps, boxes[chosen], image_index[chosen], stride, size)
             pooled = pooled.index_copy(0, chosen, rois.to(pooled.dtype))
     return pooled
 
 
-def pool_voxels(volume: Tensor, boxes: Tensor, image_index: Tensor, bins: int) -> Tensor:
-    """RoIAlign a full-resolution (N, Z, Y, X) volume: (K, 1, bins, bins, bins)."""
-    return roi_align(volume[:, None], boxes, image_index, (1, 1, 1), (bins, bins, bins))
+def pool_voxels(volumes: Tensor, boxes: Tensor, image_index: Tensor, bins: int) -> Tensor:
+    """RoIAlign full-resolution (N, C, Z, Y, X) volumes: (K, C, bins, bins, bins)."""
+    return roi_align(volumes, boxes, image_index, (1, 1, 1), (bins, bins, bins))
 
 
 class BoxHead(nn.Module):
@@ -73,11 +83,7 @@ class BoxHead(nn.Module):
 
     def forward(self, trunk: Trunk, boxes: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor]:
         """Score logits (K,) and deltas (K, 6) of K boxes, float32."""
-        features = pool_pyramid(trunk, boxes, image_index, BOX_BINS)
-        probability = pool_voxels(
-            trunk.dense_logits.detach().sigmoid(), boxes, image_index, BOX_BINS
-        )
-        h = self.conv(torch.cat([features, probability.to(features.dtype)], dim=1))
+        h = self.conv(pool_pyramid(trunk, boxes, image_index, BOX_BINS))
         h = F.gelu(self.reduce(h))
         h = F.gelu(self.hidden(h.flatten(1)))
         return self.score(h)[:, 0].float(), self.deltas(h).float()
@@ -95,9 +101,8 @@ class MaskHead(nn.Module):
 
     def forward(self, trunk: Trunk, boxes: Tensor, image_index: Tensor) -> Tensor:
         """Logits (K, M, M, M) float32."""
-        features = pool_pyramid(trunk, boxes, image_index, MASK_BINS)
-        dense = pool_voxels(trunk.dense_logits.detach(), boxes, image_index, MASK_BINS)
-        h = self.convs(torch.cat([features, dense.to(features.dtype)], dim=1))
+        h = self.convs(pool_pyramid(trunk, boxes, image_index, MASK_BINS))
+        dense = pool_voxels(trunk.dense_logits.detach()[:, None], boxes, image_index, MASK_BINS)
         return (self.logit(h) + dense)[:, 0].float()
 
 
@@ -121,11 +126,9 @@ class SourceHead(nn.Module):
         size = (SOURCE_BINS,) * 3
         finest = scale_gradient(trunk.pyramid[0], SOURCE_GRADIENT)
         features = roi_align(finest, context, image_index, trunk.strides[0], size)
-        hu = pool_voxels(trunk.images[:, 0], context, image_index, SOURCE_BINS)
-        probability = pool_voxels(
-            trunk.dense_logits.detach().sigmoid(), context, image_index, SOURCE_BINS
-        )
-        voxels = torch.cat([hu, probability], dim=1)
+        volumes = torch.cat([trunk.images, trunk.probability], dim=1)
+        voxels = pool_voxels(volumes, context, image_index, SOURCE_BINS)
+        hu, probability = voxels[:, :1], voxels[:, 1:]
         h = self.convs(torch.cat([features, voxels.to(features.dtype)], dim=1)).float()
         inside, outside = weighted_mean(h, probability), weighted_mean(h, 1 - probability)
         hu_mean = weighted_mean(hu, probability)

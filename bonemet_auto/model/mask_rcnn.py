@@ -172,8 +172,7 @@ class MaskRCNN(nn.Module):
         return total / scale
 
     def _rpn(self, trunk: Trunk) -> RpnOutput:
-        probability = trunk.dense_logits.detach().sigmoid()[:, None]
-        return self.rpn([trunk.pyramid[stage] for stage in self.rpn_stages], probability)
+        return self.rpn([trunk.pyramid[stage] for stage in self.rpn_stages], trunk.probability)
 
     def _roi_losses(
         self, trunk: Trunk, rois: SampledRois, targets: list[Targets]

@@ -7,13 +7,13 @@ from itertools import islice
 
 import torch
 
-from bonemet_auto.data.loader import PatchDataset, batches
+from bonemet_auto.data.loader import PREFETCHED, PatchDataset, batches
 from bonemet_auto.errors import UsageError
 from bonemet_auto.model.mask_rcnn import MaskRCNN, build_model
 from bonemet_auto.schema import Plan, StoredCase
 from bonemet_auto.training.loop import Trainer
 
-_UNTIMED_STEPS = 4
+_LEAST_UNTIMED_STEPS = 4
 _TIMED_STEPS = 12
 _OUTLINES_PER_CASE = 8
 _RESERVE_SHARE = 0.04
@@ -38,10 +38,12 @@ def steps_for_budget(
     """
     started = time.perf_counter()
     trainer = Trainer(build_model(plan.network), plan.training, 1000, seed=0, device=device)
-    last = _UNTIMED_STEPS + _TIMED_STEPS
+    # What the workers made in advance while the first step was slow must be used up.
+    untimed = max(_LEAST_UNTIMED_STEPS, PREFETCHED * workers)
+    last = untimed + _TIMED_STEPS
     loader = batches(dataset, 0, last, plan.batch_size, workers)
     for number, batch in enumerate(islice(loader, last)):
-        if number == _UNTIMED_STEPS:
+        if number == untimed:
             timed = time.perf_counter()
         # Late step numbers: all losses are on, so the step costs what most steps cost.
         trainer.step(number + 500, batch)

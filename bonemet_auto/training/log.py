@@ -2,14 +2,11 @@
 
 from pathlib import Path
 
-import matplotlib
 import pandas as pd
+from matplotlib.figure import Figure
 
 from bonemet_auto.files import atomic_write
 from bonemet_auto.training.schedule import LOSS_WEIGHTS
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
 
 METRICS_NAME = "metrics.csv"
 
@@ -39,9 +36,8 @@ class TrainingLog:
 
 
 def _draw(table: pd.DataFrame, path: Path) -> None:
-    figure, (losses, rate, time) = plt.subplots(
-        3, 1, figsize=(9, 10), sharex=True, height_ratios=(3, 1, 1), layout="constrained"
-    )
+    figure = Figure(figsize=(9, 10), layout="constrained")
+    losses, rate, time = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1, 1))
     for name in (name for name in LOSS_WEIGHTS if name in table):
         losses.plot(table["epoch"], table[name], marker=".", label=name)
     losses.set(ylabel="training loss (unweighted)", yscale="log")
@@ -53,4 +49,3 @@ def _draw(table: pd.DataFrame, path: Path) -> None:
     time.set(ylabel="seconds", xlabel="epoch", ylim=(0, None))
     time.legend(fontsize="small")
     figure.savefig(path, dpi=80)
-    plt.close(figure)

@@ -13,18 +13,18 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bonemet_auto.data.loader import Batch, PatchDataset, batches
-from bonemet_auto.errors import ModelError
-from bonemet_auto.model.precision import mixed_precision
-from bonemet_auto.model.roi_sampling import Targets
-from bonemet_auto.schema import Plan, TrainingPlan
-from bonemet_auto.training.checkpoint import (
+from bonemet_auto.checkpoint import (
     CHECKPOINT_NAME,
     Progress,
     load_checkpoint,
     progress_of,
     save_checkpoint,
 )
+from bonemet_auto.data.loader import Batch, PatchDataset, batches
+from bonemet_auto.errors import ModelError
+from bonemet_auto.model.precision import mixed_precision
+from bonemet_auto.model.roi_sampling import Targets
+from bonemet_auto.schema import Plan, TrainingPlan
 from bonemet_auto.training.log import TrainingLog
 from bonemet_auto.training.schedule import ema_decay, learning_rate, loss_weights
 

@@ -1,7 +1,7 @@
 """How hard are the phantoms? A plain residual 3D U-Net of about 1.1 M parameters on the same data.
 
-Same windows, loss, optimiser, schedule and whole-scan prediction as the product; only the network is another
-one, and lesions are the connected components of its probability.
+Same windows, loss, optimiser, schedule and whole-scan prediction as the product; only the network
+is another one, and lesions are the connected components of its probability.
 
     python tests/bench/dense_baseline.py ROOT DATASET --time-budget 8m --out FOLDER
 """
@@ -19,6 +19,7 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402, N812
 from torch import Tensor, nn  # noqa: E402
 
+from bonemet_auto.checkpoint import Progress  # noqa: E402
 from bonemet_auto.commands.fold_validation import validate_fold  # noqa: E402
 from bonemet_auto.data.loader import PatchDataset, batches  # noqa: E402
 from bonemet_auto.evaluation.evaluate import evaluate_folders  # noqa: E402
@@ -32,7 +33,6 @@ from bonemet_auto.model.losses import dense_loss  # noqa: E402
 from bonemet_auto.model.mask_rcnn import Detections, Outlines  # noqa: E402
 from bonemet_auto.model.roi_sampling import Targets  # noqa: E402
 from bonemet_auto.schema import Fingerprint, Plan, Splits, read_json  # noqa: E402
-from bonemet_auto.training.checkpoint import Progress  # noqa: E402
 from bonemet_auto.training.loop import Trainer, train  # noqa: E402
 
 WIDTHS = (16, 32, 64, 96)

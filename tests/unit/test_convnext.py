@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from bonemet_auto.model.convnext import ChannelNorm, ConvNextBlock, ConvNextTrunk, GrnLinear
+from bonemet_auto.model.convnext import ConvNextBlock, ConvNextTrunk, GrnLinear, InstanceNorm
 from tests.unit.training_fakes import make_network
 
 
@@ -13,13 +13,20 @@ def grn(x, gamma, beta):
     return gamma * (x * normalised) + beta + x
 
 
+def plain_norm(h, weight, bias):
+    """Each channel of (N, C, Z, Y, X) over its window."""
+    centred = h - h.mean(dim=(2, 3, 4), keepdim=True)
+    scaled = centred / (centred.square().mean(dim=(2, 3, 4), keepdim=True) + 1e-5).sqrt()
+    return scaled * weight[:, None, None, None] + bias[:, None, None, None]
+
+
 def plain_block(x, p):
-    """A block as the paper writes it, from a dictionary of its parameters."""
+    """A block as the paper writes it, but for the norm, from a dictionary of its parameters."""
     padding = [edge // 2 for edge in p["depthwise.weight"].shape[2:]]
     h = functional.conv3d(
         x, p["depthwise.weight"], p["depthwise.bias"], padding=padding, groups=x.shape[1]
-    ).permute(0, 2, 3, 4, 1)
-    h = functional.layer_norm(h, h.shape[-1:], p["norm.weight"], p["norm.bias"], 1e-6)
+    )
+    h = plain_norm(h, p["norm.weight"], p["norm.bias"]).permute(0, 2, 3, 4, 1)
     h = functional.gelu(functional.linear(h, p["expand.weight"], p["expand.bias"]))
     h = grn(h, p["project.gamma"], p["project.beta"])
     h = functional.linear(h, p["project.linear.weight"], p["project.linear.bias"])
@@ -84,21 +91,29 @@ def test_grn_sees_each_window_by_itself():
     torch.testing.assert_close(folded(h)[0], together[0])
 
 
-def test_norms_run_in_float32_under_bfloat16():
-    norm = shaken(ChannelNorm(16))
-    x = 1e4 + torch.randn(2, 16, 3, 3, 3)
+@pytest.mark.parametrize("offset", [0.0, 10.0, 1e4])
+def test_norms_lose_nothing_under_bfloat16_but_the_rounding_of_their_input(offset):
+    norm = shaken(InstanceNorm(6))
+    x = offset + torch.randn(2, 6, 12, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(norm(x), norm(x.clone()))
-        assert norm(x).dtype == torch.float32 and norm(x.bfloat16()).dtype == torch.bfloat16
-        under_autocast = norm(x)
-    torch.testing.assert_close(under_autocast, norm(x))
-    plain = functional.layer_norm(
-        x.double().movedim(1, -1), (16,), norm.weight.double(), norm.bias.double(), 1e-6
-    )
-    torch.testing.assert_close(norm(x).double(), plain.movedim(-1, 1), rtol=5e-3, atol=5e-3)
+        precise, rounded = norm(x), norm(x.bfloat16())
+    assert precise.dtype == torch.float32 and rounded.dtype == torch.bfloat16
+    parameters = norm.weight.double(), norm.bias.double()
+    assert relative_error(precise, plain_norm(x.double(), *parameters)) < 2e-3
+    assert relative_error(rounded, plain_norm(x.bfloat16().double(), *parameters)) < 0.02
 
 
-@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_a_norm_of_a_flat_map_is_its_bias_and_has_a_finite_gradient():
+    norm = shaken(InstanceNorm(3))
+    for size in ((1, 1, 1), (2, 3, 4)):
+        x = torch.full((1, 3, *size), 7.0, requires_grad=True)
+        expected = norm.bias[:, None, None, None].expand(3, *size)
+        torch.testing.assert_close(norm(x)[0], expected)
+        norm(x).square().sum().backward()
+        assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4])
 def test_a_block_in_bfloat16_stays_near_float32(scale):
     block = shaken(ConvNextBlock(16, (3, 3, 3), drop_path=0))
     x = scale * torch.randn(2, 16, 8, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -151,6 +166,7 @@ def trunk(n, **changes):
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5])
 def test_every_stage_is_as_fine_as_its_strides_say(n):
     plan, network = trunk(n)
+    network.to(memory_format=torch.channels_last_3d)
     size = tuple(2 * s for s in plan.total_stride(n - 1))
     skip, maps = network(torch.randn(2, 1, *size))
     assert skip.shape == (2, plan.skip_width, *size)

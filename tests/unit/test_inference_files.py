@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from bonemet_auto.checkpoint import Progress, save_checkpoint
 from bonemet_auto.commands import predict as command
 from bonemet_auto.errors import ModelError
 from bonemet_auto.geometry import Geometry
@@ -90,7 +91,10 @@ def _save_fold(folder, seed, threshold=0.5, **plan):
     write_json(
         folder / "operating_point.json", POINT.model_copy(update={"score_threshold": threshold})
     )
-    torch.save({"ema": build_model(plan.network).state_dict()}, folder / "checkpoint_last.pt")
+    model = build_model(plan.network)
+    save_checkpoint(
+        folder, Progress(1, 1, 1, seed), model, model, torch.optim.AdamW(model.parameters())
+    )
 
 
 def test_an_ensemble_takes_all_folds_and_the_mean_of_their_thresholds(trained):

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from bonemet_auto.data.loader import PatchDataset
-from bonemet_auto.errors import ModelError
-from bonemet_auto.model.mask_rcnn import build_model
-from bonemet_auto.training import budget, log, loop
-from bonemet_auto.training.checkpoint import (
+from bonemet_auto.checkpoint import (
     CHECKPOINT_NAME,
     Progress,
     load_checkpoint,
     progress_of,
 )
+from bonemet_auto.data.loader import PatchDataset
+from bonemet_auto.errors import ModelError
+from bonemet_auto.model.mask_rcnn import build_model
+from bonemet_auto.training import budget, log, loop
 from bonemet_auto.training.log import TrainingLog
 from bonemet_auto.training.loop import Trainer, epoch_ends, train, update_average
 from bonemet_auto.training.schedule import LOSS_WEIGHTS
