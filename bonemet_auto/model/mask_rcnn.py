@@ -90,7 +90,11 @@ class MaskRCNN(nn.Module):
         self.rpn_stages = list(rpn_stages)
 
     def forward(
-        self, images: Tensor, targets: list[Targets], generator: torch.Generator
+        self,
+        images: Tensor,
+        targets: list[Targets],
+        generator: torch.Generator,
+        dense_only: bool = False,
     ) -> dict[str, Tensor]:
         """Losses of one batch, unweighted.
 
@@ -98,6 +102,7 @@ class MaskRCNN(nn.Module):
             images: (N, 1, Z, Y, X) normalised HU.
             targets: one per image.
             generator: draws negatives and RoIs; a CPU generator.
+            dense_only: leave out the proposals and RoI heads, and their losses.
 
         Returns:
             Scalars `dense`, `coarse`, `rpn_score`, `rpn_box`, `roi_score`, `roi_box`, `mask`,
@@ -110,6 +115,8 @@ class MaskRCNN(nn.Module):
             "dense": dense_loss(trunk.dense_logits, lesion),
             "coarse": self._coarse_loss(trunk, lesion),
         }
+        if dense_only:
+            return losses
         output = self._rpn(trunk)
         losses["rpn_score"], losses["rpn_box"] = self.rpn.losses(
             output, [target.boxes for target in targets], generator

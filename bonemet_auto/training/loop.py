@@ -26,7 +26,12 @@ from bonemet_auto.model.precision import mixed_precision
 from bonemet_auto.model.roi_sampling import Targets
 from bonemet_auto.schema import Plan, TrainingPlan
 from bonemet_auto.training.log import TrainingLog
-from bonemet_auto.training.schedule import ema_decay, learning_rate, loss_weights
+from bonemet_auto.training.schedule import (
+    ema_decay,
+    is_dense_only,
+    learning_rate,
+    loss_weights,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +85,12 @@ class Trainer(Generic[Network]):
         images, targets = _to_device(batch, self.device)
         self.model.train()
         with mixed_precision(self.device):
-            losses = self.model(images, targets, torch.Generator().manual_seed(draw))
+            losses = self.model(
+                images,
+                targets,
+                torch.Generator().manual_seed(draw),
+                dense_only=is_dense_only(number, self.total_steps),
+            )
         weights = loss_weights(number, self.total_steps)
         total = sum(((loss * weights[name]) for name, loss in losses.items()), torch.zeros(()))
         _require_finite(total, losses, number, batch)
@@ -181,19 +191,19 @@ def _epoch(
     trainer: Trainer[Network], stream: Iterator[Batch], first: int, end: int, bar: "tqdm[None]"
 ) -> dict[str, float]:
     """Run the steps of one epoch; mean losses and times."""
-    sums: dict[str, float] = {}
+    values: dict[str, list[float]] = {}
     waited_s, started = 0.0, time.perf_counter()
     for number in range(first, end):
         asked = time.perf_counter()
         batch = next(stream)
         waited_s += time.perf_counter() - asked
         losses = trainer.step(number, batch)
-        values = torch.stack(list(losses.values())).tolist()
-        for name, value in zip(losses, values, strict=True):
-            sums[name] = sums.get(name, 0.0) + value
+        numbers = torch.stack(list(losses.values())).tolist()
+        for name, value in zip(losses, numbers, strict=True):
+            values.setdefault(name, []).append(value)
         bar.update()
     n = end - first
-    means = {name: value / n for name, value in sums.items()}
+    means = {name: sum(many) / len(many) for name, many in values.items()}
     bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
     return means | {
         "learning_rate": trainer.optimizer.param_groups[0]["lr"],

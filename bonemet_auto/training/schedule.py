@@ -14,7 +14,7 @@ LOSS_WEIGHTS = {
 }
 DETECTION_LOSSES = tuple(name for name in LOSS_WEIGHTS if name not in ("dense", "coarse"))
 
-DENSE_ONLY_SHARE = 0.05
+DENSE_ONLY_SHARE = 0.15
 RAMP_SHARE = 0.10
 EMA_MAX_DECAY = 0.999
 EMA_HORIZON_SHARE = 0.05
@@ -27,6 +27,12 @@ def learning_rate(step: int, total: int, peak: float, warmup_share: float) -> fl
         return peak * (step + 1) / warmup
     progress = (step - warmup) / max(1, total - warmup)
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def is_dense_only(step: int, total: int) -> bool:
+    """Whether the detection losses still have no weight, so that they need not be computed."""
+    weights = loss_weights(step, total)
+    return not any(weights[name] for name in DETECTION_LOSSES)
 
 
 def loss_weights(step: int, total: int) -> dict[str, float]:

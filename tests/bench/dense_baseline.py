@@ -81,7 +81,11 @@ class PlainUnet(nn.Module):
         return self.logit(x)[:, 0].float()
 
     def forward(
-        self, images: Tensor, targets: list[Targets], _generator: torch.Generator
+        self,
+        images: Tensor,
+        targets: list[Targets],
+        _generator: torch.Generator,
+        dense_only: bool = True,
     ) -> dict[str, Tensor]:
         lesion = torch.stack([target.instances for target in targets]) > 0
         return {"dense": dense_loss(self.logits(images), lesion.float())}

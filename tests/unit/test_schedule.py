@@ -8,6 +8,7 @@ from bonemet_auto.training.schedule import (
     DETECTION_LOSSES,
     LOSS_WEIGHTS,
     ema_decay,
+    is_dense_only,
     learning_rate,
     loss_weights,
 )
@@ -53,3 +54,10 @@ def test_the_average_forgets_its_start_and_never_looks_back_far(total):
         left_of_the_start *= decay
     assert left_of_the_start < 0.2
     assert 1 / (1 - decays[-1]) <= max(2.0, 0.2 * total) + 1e-6
+
+
+@pytest.mark.parametrize("total", [1, 10, 1000])
+def test_detection_losses_are_left_out_exactly_while_they_have_no_weight(total):
+    for step in range(total):
+        weights = loss_weights(step, total)
+        assert is_dense_only(step, total) == all(weights[name] == 0 for name in DETECTION_LOSSES)
