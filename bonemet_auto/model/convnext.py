@@ -7,6 +7,7 @@ Maps are channels_last_3d all the way, so that norms and linears see contiguous 
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -83,14 +84,14 @@ class ConvNextBlock(nn.Module):
         self.project = GrnLinear(4 * channels, channels)
         self.drop_path = drop_path
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, Z, Y, X) to the same shape."""
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """(N, C, Z, Y, X) to the same shape; `generator` (on the CPU) draws the dropped paths."""
         n, channels, *size = x.shape
         h = self.depthwise(x).permute(0, 2, 3, 4, 1).reshape(n, -1, channels)
         h = instance_norm(h, self.norm.weight, self.norm.bias)
         h = self.project(F.gelu(self.expand(h)))
         if self.training and self.drop_path:
-            kept = torch.rand(n, 1, 1, device=x.device) >= self.drop_path
+            kept = torch.rand(n, 1, 1, generator=generator).to(x.device) >= self.drop_path
             h = h * (kept / (1 - self.drop_path)).to(h.dtype)
         return x + h.reshape(n, *size, channels).permute(0, 4, 1, 2, 3)
 
@@ -145,16 +146,20 @@ class ConvNextTrunk(nn.Module):
             )
         )
         self.stages = nn.ModuleList(
-            nn.Sequential(*(ConvNextBlock(width, kernel, rates.pop(0)) for _ in range(depth)))
+            nn.ModuleList(ConvNextBlock(width, kernel, rates.pop(0)) for _ in range(depth))
             for width, depth, kernel in zip(widths, depths, kernels, strict=True)
         )
         self.norms = nn.ModuleList(InstanceNorm(width) for width in widths)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, images: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         """Map (N, 1, Z, Y, X) to the skip (N, S, Z, Y, X) and one normed map per stage."""
         skip = F.relu(self.skip(images.contiguous(memory_format=torch.channels_last_3d)))
         x, maps = skip, []
         for downsample, stage, norm in zip(self.downsamples, self.stages, self.norms, strict=True):
-            x = stage(downsample(x))
+            x = downsample(x)
+            for block in cast(nn.ModuleList, stage):
+                x = block(x, generator)
             maps.append(norm(x))
         return skip, maps

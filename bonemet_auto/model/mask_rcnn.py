@@ -101,14 +101,14 @@ class MaskRCNN(nn.Module):
         Args:
             images: (N, 1, Z, Y, X) normalised HU.
             targets: one per image.
-            generator: draws negatives and RoIs; a CPU generator.
+            generator: draws negatives, RoIs and dropped paths; a CPU generator.
             dense_only: leave out the proposals and RoI heads, and their losses.
 
         Returns:
             Scalars `dense`, `coarse`, `rpn_score`, `rpn_box`, `roi_score`, `roi_box`, `mask`,
             `source`.
         """
-        trunk = self._trunk(images)
+        trunk = self._trunk(images, generator)
         instances = torch.stack([target.instances for target in targets])
         lesion = (instances > 0).float()
         losses = {
@@ -158,8 +158,8 @@ class MaskRCNN(nn.Module):
         scores = self.box_head(trunk, rois, index)[0].sigmoid().split(counts)
         return [Outlines(*parts) for parts in zip(masks, p_lung, scores, strict=True)]
 
-    def _trunk(self, images: Tensor) -> Trunk:
-        skip, maps = self.trunk(images)
+    def _trunk(self, images: Tensor, generator: torch.Generator | None = None) -> Trunk:
+        skip, maps = self.trunk(images, generator)
         pyramid = self.neck(maps)
         return Trunk(images, pyramid, self.strides, self.dense(skip, pyramid[0]))
 

@@ -37,7 +37,9 @@ def steps_for_budget(
         UsageError: not even ten steps fit.
     """
     started = time.perf_counter()
-    trainer = Trainer(build_model(plan.network), plan.training, 1000, seed=0, device=device)
+    trainer = Trainer(
+        build_model(plan.network), plan.training, plan.batch_size, 1000, seed=0, device=device
+    )
     # What the workers made in advance while the first step was slow must be used up.
     untimed = max(_LEAST_UNTIMED_STEPS, PREFETCHED * workers)
     last = untimed + _TIMED_STEPS

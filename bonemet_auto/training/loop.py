@@ -4,9 +4,9 @@ import copy
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from bonemet_auto.errors import ModelError
 from bonemet_auto.model.precision import mixed_precision
 from bonemet_auto.model.roi_sampling import Targets
 from bonemet_auto.schema import Plan, TrainingPlan
+from bonemet_auto.training.lanes import WINDOWS_PER_PART, Lanes, Network, lanes_for
 from bonemet_auto.training.log import TrainingLog
 from bonemet_auto.training.schedule import (
     ema_decay,
@@ -39,15 +40,14 @@ MAX_GRADIENT_NORM = 1.0
 _BETAS = (0.9, 0.98)
 
 
-Network = TypeVar("Network", bound=nn.Module)
-
-
 class Trainer(Generic[Network]):
     """Network, averaged network and optimiser of one run; `step` is all that happens in a step.
 
     Args:
-        model: network whose `forward(images, targets, generator)` returns its losses by name.
+        model: network whose `forward(images, targets, generator, dense_only)` returns its losses
+            by name.
         plan: the training settings.
+        batch_size: windows per step.
         total_steps: length of the schedule.
         seed: with the step number it fixes every random draw of a step.
         device: where to train.
@@ -57,11 +57,13 @@ class Trainer(Generic[Network]):
         self,
         model: Network,
         plan: TrainingPlan,
+        batch_size: int,
         total_steps: int,
         seed: int,
         device: torch.device,
     ) -> None:
-        self.model = model.to(device)
+        self.model = model.to(device).train()
+        self.lanes = Lanes(self.model, lanes_for(device, batch_size))
         self.ema = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.optimizer = make_optimizer(self.model, plan)
         self.plan = plan
@@ -75,32 +77,56 @@ class Trainer(Generic[Network]):
         Raises:
             ModelError: the loss is not finite.
         """
-        draw = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
-        torch.manual_seed(draw)
         rate = learning_rate(
             number, self.total_steps, self.plan.learning_rate, self.plan.warmup_share
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        images, targets = _to_device(batch, self.device)
-        self.model.train()
-        with mixed_precision(self.device):
-            losses = self.model(
-                images,
-                targets,
-                torch.Generator().manual_seed(draw),
-                dense_only=is_dense_only(number, self.total_steps),
-            )
         weights = loss_weights(number, self.total_steps)
-        total = sum(((loss * weights[name]) for name, loss in losses.items()), torch.zeros(()))
-        _require_finite(total, losses, number, batch)
+        dense_only = is_dense_only(number, self.total_steps)
+        parts = split(batch, self.device, self.seed, number)
+
+        def learn(model: Network, part: _Part) -> dict[str, Tensor]:
+            with mixed_precision(self.device):
+                losses = model(part.images, part.targets, part.generator, dense_only=dense_only)
+            total = sum((loss * weights[name] for name, loss in losses.items()), torch.zeros(()))
+            _require_finite(total, losses, number, batch)
+            (total / len(parts)).backward()
+            return {name: loss.detach() for name, loss in losses.items()}
+
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        done = self.lanes.run(learn, parts)
+        losses = {name: torch.stack([part[name] for part in done]).mean() for name in done[0]}
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
         _require_finite(norm, losses, number, batch)
         self.optimizer.step()
         update_average(self.ema, self.model, ema_decay(number, self.total_steps))
-        return {name: loss.detach() for name, loss in losses.items()}
+        return losses
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Windows that go through the network together, and their own source of draws."""
+
+    images: Tensor
+    targets: list[Targets]
+    generator: torch.Generator
+
+
+def split(batch: Batch, device: torch.device, seed: int, step: int) -> list[_Part]:
+    """Parts of a batch: all of it on a GPU, a few windows each on a CPU."""
+    images, targets = _to_device(batch, device)
+    size = len(images) if device.type != "cpu" else WINDOWS_PER_PART
+    starts = range(0, len(images), size)
+    draws = np.random.SeedSequence([seed, step]).generate_state(len(starts))
+    return [
+        _Part(
+            images[start : start + size],
+            targets[start : start + size],
+            torch.Generator().manual_seed(int(draw)),
+        )
+        for start, draw in zip(starts, draws, strict=True)
+    ]
 
 
 def make_optimizer(model: nn.Module, plan: TrainingPlan) -> torch.optim.AdamW:
@@ -150,7 +176,9 @@ def train(
     if resume:
         content = load_checkpoint(folder, device)
         progress = progress_of(content)
-    trainer = Trainer(model, plan.training, progress.total_steps, progress.seed, device)
+    trainer = Trainer(
+        model, plan.training, plan.batch_size, progress.total_steps, progress.seed, device
+    )
     if resume:
         _restore(trainer, content, folder)
         logger.info("resumed at step %d of %d", progress.step, progress.total_steps)

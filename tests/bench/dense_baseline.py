@@ -136,7 +136,7 @@ def main() -> None:
 
 def step_seconds(plan: Plan, dataset: PatchDataset, device: torch.device) -> float:
     """Wall-clock seconds of a step, on a network that is thrown away."""
-    trainer = Trainer(PlainUnet(), plan.training, 100, 0, device)
+    trainer = Trainer(PlainUnet(), plan.training, plan.batch_size, 100, 0, device)
     started = time.perf_counter()
     for number, batch in enumerate(batches(dataset, 0, 16, plan.batch_size, 1)):
         if number == 4:

@@ -223,7 +223,7 @@ def overfitted():
     )
     n_steps = 110
     torch.manual_seed(0)
-    trainer = Trainer(build_model(network), settings, n_steps, 0, torch.device("cpu"))
+    trainer = Trainer(build_model(network), settings, 2, n_steps, 0, torch.device("cpu"))
     for step in range(n_steps):
         pair = [windows[(2 * step + k) % len(windows)] for k in range(2)]
         images = torch.stack([image for image, _ in pair])
