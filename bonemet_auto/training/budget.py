@@ -3,13 +3,15 @@
 import math
 import time
 from collections.abc import Sequence
-from itertools import islice
+from itertools import islice, pairwise
+from statistics import median
 
 import torch
 
 from bonemet_auto.data.loader import PREFETCHED, PatchDataset, batches
 from bonemet_auto.errors import UsageError
 from bonemet_auto.model.mask_rcnn import MaskRCNN, build_model
+from bonemet_auto.model.precision import mixed_precision
 from bonemet_auto.schema import Plan, StoredCase
 from bonemet_auto.training.loop import Trainer
 
@@ -44,12 +46,13 @@ def steps_for_budget(
     untimed = max(_LEAST_UNTIMED_STEPS, PREFETCHED * workers)
     last = untimed + _TIMED_STEPS
     loader = batches(dataset, 0, last, plan.batch_size, workers)
+    ends = []
     for number, batch in enumerate(islice(loader, last)):
-        if number == untimed:
-            timed = time.perf_counter()
         # Late step numbers: all losses are on, so the step costs what most steps cost.
         trainer.step(number + 500, batch)
-    step_s = (time.perf_counter() - timed) / _TIMED_STEPS
+        ends.append(time.perf_counter())
+    # The median: convolutions are compiled when they first meet a new number of RoIs.
+    step_s = median(b - a for a, b in pairwise(ends[untimed - 1 :]))
     forward_s = _forward_seconds(trainer, plan)
     validation_s = forward_s * sum(
         n_windows(case, plan) + _OUTLINES_PER_CASE for case in validation
@@ -77,8 +80,9 @@ def n_windows(case: StoredCase, plan: Plan) -> int:
 
 def _forward_seconds(trainer: Trainer[MaskRCNN], plan: Plan) -> float:
     image = torch.zeros(1, 1, *plan.patch_size, device=trainer.device)
-    trainer.ema.detect(image)
-    started = time.perf_counter()
-    for _ in range(3):
+    with mixed_precision(trainer.device):
         trainer.ema.detect(image)
+        started = time.perf_counter()
+        for _ in range(3):
+            trainer.ema.detect(image)
     return (time.perf_counter() - started) / 3
