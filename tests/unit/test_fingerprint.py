@@ -55,14 +55,14 @@ def test_lesions_are_measured_on_the_scans_own_grid(tmp_path):
 
 
 def test_share_outside_bone_counts_what_lies_beyond_the_margin(tmp_path):
-    hu = np.full((4, 12, 40), 40, np.int16)
-    hu[:, :, :10] = hu[:, :, 36:] = 500
+    hu = np.full((4, 12, 120), 40, np.int16)
+    hu[:, :, :10] = hu[:, :, 110:] = 500
     ids = np.zeros(hu.shape, np.uint16)
-    ids[:, 5, 8:18] = 1
-    ids[:, 5, 25:35] = 2
-    ids[:, 5, 20:23] = 3
+    ids[:, 5, 19:29] = 1
+    ids[:, 5, 88:98] = 2
+    ids[:, 5, 50:53] = 3
     case = fingerprint_of(tmp_path, hu, ids, {1: 0, 2: 0, 3: 0})
-    # x spacing 1.5 mm; smoothing adds one voxel of bone, and two more lie within 3 mm of that
+    # x spacing 1.5 mm; smoothing adds one voxel of bone, and 13 more lie within 20 mm of that
     shares = [lesion.share_outside_bone for lesion in case.lesions]
     assert shares == pytest.approx([5 / 10, 8 / 10, 1])
 
