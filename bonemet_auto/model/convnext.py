@@ -109,6 +109,21 @@ class Downsample(nn.Module):
         return self.conv(self.norm(x))
 
 
+class FullResolutionSkip(nn.Module):
+    """A convolution and a residual one at full resolution: texture and edges that a stem blurs."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = Conv3x3x3(1, channels)
+        self.norm = InstanceNorm(channels)
+        self.second = Conv3x3x3(channels, channels)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 1, Z, Y, X) to (N, C, Z, Y, X)."""
+        h = F.relu(self.norm(self.first(images)))
+        return h + self.second(h)
+
+
 class ConvNextTrunk(nn.Module):
     """Full-resolution skip, stem and stages.
 
@@ -131,7 +146,7 @@ class ConvNextTrunk(nn.Module):
         drop_path: float,
     ) -> None:
         super().__init__()
-        self.skip = Conv3x3x3(1, skip_width)
+        self.skip = FullResolutionSkip(skip_width)
         rates = torch.linspace(0, drop_path, sum(depths)).tolist()
         stem = nn.Sequential(
             nn.Conv3d(skip_width, widths[0], strides[0], strides[0]), InstanceNorm(widths[0])
@@ -155,7 +170,7 @@ class ConvNextTrunk(nn.Module):
         self, images: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         """Map (N, 1, Z, Y, X) to the skip (N, S, Z, Y, X) and one normed map per stage."""
-        skip = F.relu(self.skip(images.contiguous(memory_format=torch.channels_last_3d)))
+        skip = self.skip(images.contiguous(memory_format=torch.channels_last_3d))
         x, maps = skip, []
         for downsample, stage, norm in zip(self.downsamples, self.stages, self.norms, strict=True):
             x = downsample(x)

@@ -95,20 +95,21 @@ class FusionNeck(nn.Module):
 class DenseBranch(nn.Module):
     """Lesion logit of every voxel, from the finest fused map and the full-resolution skip.
 
-    Full resolution is where memory traffic costs most, so it is kept thin: few channels, no norm,
-    ReLU.
+    Full resolution is where memory traffic costs most, so it is kept thin: few channels, ReLU.
     """
 
     def __init__(self, neck_width: int, skip_width: int, stride: Index) -> None:
         super().__init__()
         self.expand = nn.ConvTranspose3d(neck_width, skip_width, stride, stride)
+        self.norm = InstanceNorm(skip_width)
         self.merge = Conv3x3x3(skip_width, skip_width)
         self.logit = nn.Linear(skip_width, 1)
         nn.init.constant_(self.logit.bias, LESION_PRIOR_LOGIT)
 
     def forward(self, skip: Tensor, finest: Tensor) -> Tensor:
         """Map (N, S, Z, Y, X) and the finest fused map to float32 logits (N, Z, Y, X)."""
-        h = F.relu(self.merge(F.relu(self.expand(finest) + skip)))
+        h = F.relu(self.norm(self.expand(finest) + skip))
+        h = h + F.relu(self.merge(h))
         return self.logit(h.permute(0, 2, 3, 4, 1))[..., 0].float()
 
 

@@ -8,15 +8,20 @@ _DICE_SMOOTH_VOXELS = 1.0
 
 
 def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Soft Dice loss over all elements together.
+    """Soft Dice loss, the mean over those samples (N, ...) that hold a lesion.
 
-    One Dice for the whole batch rather than one per window: windows without lesion would give a
-    loss that jumps between 0 and 1 on a single voxel.
+    One Dice for the whole batch would count voxels: large lesions would drown the small ones. In a
+    sample without lesion the loss would jump between 0 and 1 on a single voxel; cross-entropy
+    looks after those.
     """
-    probability = logits.sigmoid()
-    overlap = (probability * target).sum()
-    total = probability.sum() + target.sum()
-    return 1 - (2 * overlap + _DICE_SMOOTH_VOXELS) / (total + _DICE_SMOOTH_VOXELS)
+    probability, truth = logits.sigmoid().flatten(1), target.flatten(1)
+    size = truth.sum(dim=1)
+    overlap = (probability * truth).sum(dim=1)
+    loss = 1 - (2 * overlap + _DICE_SMOOTH_VOXELS) / (
+        probability.sum(dim=1) + size + _DICE_SMOOTH_VOXELS
+    )
+    holds = size > 0
+    return (loss * holds).sum() / holds.sum().clamp_min(1)
 
 
 def dense_loss(logits: Tensor, target: Tensor) -> Tensor:

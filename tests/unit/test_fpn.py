@@ -80,6 +80,7 @@ def test_a_cell_of_the_finest_map_reaches_its_own_voxels():
     for p in branch.parameters():
         p.data.zero_()
     branch.expand.weight.data.fill_(1)
+    branch.norm.weight.data.fill_(1)
     branch.merge.weight.data[0, 0, 1, 1, 1] = 1
     branch.logit.weight.data.fill_(1)
     finest = torch.zeros(1, 1, 3, 4, 5)

@@ -6,13 +6,25 @@ import torch
 from bonemet_auto.model.losses import dense_loss, dice_loss, mean_over, source_loss
 
 
-def test_dice_is_that_of_all_windows_together():
-    logits = torch.tensor([[2.0, -1.0, 0.5], [-3.0, 0.0, 1.0]])
-    target = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
-    p = [1 / (1 + math.exp(-v)) for v in logits.flatten().tolist()]
-    overlap = p[0] + p[2]
-    expected = 1 - (2 * overlap + 1) / (sum(p) + 2 + 1)
-    assert dice_loss(logits, target).item() == pytest.approx(expected)
+def test_dice_is_the_mean_over_the_windows_that_hold_a_lesion():
+    logits = torch.tensor([[2.0, -1.0, 0.5], [-3.0, 0.0, 1.0], [0.3, -0.4, 2.0]])
+    target = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    p = [[1 / (1 + math.exp(-v)) for v in row] for row in logits.tolist()]
+    first = 1 - (2 * (p[0][0] + p[0][2]) + 1) / (sum(p[0]) + 2 + 1)
+    third = 1 - (2 * p[2][1] + 1) / (sum(p[2]) + 1 + 1)
+    assert dice_loss(logits, target).item() == pytest.approx((first + third) / 2)
+
+
+def test_a_small_lesion_counts_as_much_as_a_large_one():
+    large, small = torch.zeros(2, 1000), torch.zeros(2, 1000)
+    large[0, :900], small[1, :3] = 1, 1
+    right, target = (large + small) * 2 - 1, large + small
+    miss_small = right.clone()
+    miss_small[1] = -1
+    miss_large = right.clone()
+    miss_large[0] = -1
+    missed = [dice_loss(40 * logits, target).item() for logits in (miss_small, miss_large)]
+    assert missed[0] == pytest.approx(missed[1], abs=0.15) and min(missed) > 0.3
 
 
 def test_a_right_answer_costs_nothing_and_a_wrong_one_much():
@@ -33,8 +45,8 @@ def test_windows_without_lesion_have_a_finite_loss_that_pushes_down():
 
 
 def test_extreme_logits_stay_finite():
-    target = torch.tensor([1.0, 0.0])
-    logits = torch.tensor([-1e4, 1e4], requires_grad=True)
+    target = torch.tensor([[1.0, 0.0]])
+    logits = torch.tensor([[-1e4, 1e4]], requires_grad=True)
     dense_loss(logits, target).backward()
     assert torch.isfinite(logits.grad).all()
 
