@@ -5,7 +5,7 @@ import os
 import sys
 
 _SWITCH_INTERVAL_S = 2e-4
-"""Training lanes hand the interpreter over at each operation; 5 ms would cost a fifth of a step."""
+"""Training lanes hand the interpreter over at each operation; Python's own 5 ms is far too long."""
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
@@ -17,8 +17,7 @@ def tune_processor() -> None:
     Call before importing torch. glibc maps large temporaries anew for each operation and the kernel
     clears their pages each time; keeping them makes elementwise operations on feature maps several
     times faster. A training step is thousands of small operations: threads that sleep at once
-    between them (OMP_WAIT_POLICY=PASSIVE) made it 1.6 times slower on an idle machine of two cores,
-    threads that spin for long 2 times slower beside a busy neighbour; a short spin lost neither.
+    between them are slow to wake, threads that spin for long take the cores from others.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")

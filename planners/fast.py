@@ -1,6 +1,6 @@
 """The `fast` planner: for CPUs and small cohorts, minutes to an hour instead of days.
 
-All its constants stand here, each found by measurement on phantom cohorts.
+All its constants stand here; they are first choices, not yet tuned (docs/benchmarks.md).
 """
 
 from bonemet_auto.geometry import Index, Triple

@@ -166,8 +166,8 @@ class MaskRCNN(nn.Module):
     def _coarse_loss(self, trunk: Trunk, lesion: Tensor) -> Tensor:
         """Deep supervision: each fused map tells what share of its cells is lesion.
 
-        Coarse maps get a direct signal, which halves the steps that the dense branch needs. The
-        weight halves from level to level.
+        Coarse maps get a direct signal instead of one through the dense branch alone. The weight
+        halves from level to level.
         """
         total, scale = lesion.new_zeros(()), 0.0
         for level, (head, feature) in enumerate(
