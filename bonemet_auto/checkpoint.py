@@ -33,7 +33,7 @@ def save_checkpoint(
     progress: Progress,
     model: nn.Module,
     ema: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: dict[str, Any],
 ) -> None:
     """Write all that is needed to go on, and the averaged weights that prediction uses."""
     content = {
@@ -41,7 +41,7 @@ def save_checkpoint(
         "progress": vars(progress),
         "model": model.state_dict(),
         "ema": ema.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "optimizer": optimizer,
     }
     with atomic_write(folder / CHECKPOINT_NAME) as temporary:
         torch.save(content, temporary)

@@ -148,7 +148,7 @@ class NetworkPlan(_Ours):
     """
 
     widths: tuple[Count, ...] = Field(min_length=1)
-    depths: tuple[Count, ...]
+    depths: tuple[Annotated[int, Field(ge=0)], ...]
     strides: tuple[tuple[Count, Count, Count], ...]
     kernels: tuple[tuple[Count, Count, Count], ...]
     skip_width: Count

@@ -9,10 +9,10 @@ from planners.default import Preset, make_plan
 
 FAST = Preset(
     planner="fast",
-    widths=(32, 64, 128, 192),
-    depths=(1, 1, 2, 1),
+    widths=(32, 64, 96, 128),
+    depths=(0, 2, 2, 1),
     coarsest_lesion_voxels=5.0,
-    skip_width=8,
+    skip_width=16,
     neck_width=32,
     most_stages=4,
     min_edge=2,

@@ -5,7 +5,8 @@ Nothing is built or run: the sums below count what autograd keeps of each part o
 
 | part | kept per voxel of its map |
 | --- | --- |
-| full resolution (image, skip, dense branch), S channels | 2 + 5 S |
+| full resolution (image, skip, dense branch), S channels | 2 + 7 S |
+| stem, C channels | 6 C |
 | stage of C channels, each block | 11 C, and 8 bytes of norm statistics |
 | stage, besides its blocks (norms, strided convolution) | 2 C |
 | neck and RPN of F channels, each level | 11 F |
@@ -58,7 +59,8 @@ def training_bytes(
     """
     element = ELEMENT_BYTES[device]
     voxels = math.prod(patch)
-    kept = voxels * (2 + 5 * skip_width) * element
+    kept = voxels * (2 + 7 * skip_width) * element
+    kept += voxels // math.prod(strides[0]) * 6 * widths[0] * element
     for stride, width, depth in zip(strides, widths, depths, strict=True):
         voxels //= math.prod(stride)
         kept += voxels * depth * (11 * width * element + 8)
@@ -79,6 +81,7 @@ def parameters(
     """About how many parameters the network has (all kernels counted as 3^3)."""
     three = 27 * neck_width**2
     count, previous = 27 * skip_width * (1 + skip_width), skip_width
+    count += 27 * widths[0] * (skip_width + widths[0])
     for stride, width, depth in zip(strides, widths, depths, strict=True):
         count += math.prod(stride) * (previous * width + neck_width**2)
         count += depth * (8 * width**2 + 40 * width) + width * neck_width + 2 * three

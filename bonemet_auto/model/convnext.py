@@ -1,8 +1,9 @@
 """ConvNeXt-V2 in three dimensions: the trunk that turns a CT window into feature maps.
 
 Source: Woo et al. 2023, "ConvNeXt V2" (block and GRN); the third axis, per-axis strides and the
-stride-2 stem with a full-resolution skip are ours: at the paper's stem stride of 4 a lesion of
-5-10 mm is one cell.
+convolutional stem are ours. At the paper's stem stride of 4 a lesion of 5-10 mm is one cell, so
+ours keeps full resolution for the skip and strides by 2; and it convolves before it strides (Xiao
+et al. 2021, "Early convolutions"), see docs/adr/0008-convolutions-where-lesions-are-small.md.
 Maps are channels_last_3d all the way, so that norms and linears see contiguous channel vectors.
 """
 
@@ -15,39 +16,9 @@ from torch import Tensor, nn
 
 from bonemet_auto.geometry import Index
 from bonemet_auto.model.depthwise import DepthwiseConv3d
-from bonemet_auto.model.precision import Conv3x3x3
+from bonemet_auto.model.layers import ConvNormAct, InstanceNorm, ResidualConv, instance_norm
 
 _GRN_EPS = 1e-6
-_NORM_EPS = 1e-5
-
-
-def instance_norm(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Normalise each channel of (N, V, C) over the V voxels of its window, then scale and shift.
-
-    ConvNeXt norms each voxel over its channels instead. That takes away how a voxel differs from
-    its surroundings, which is all that marks a lesion in CT, and training from scratch stalls
-    (docs/adr/0007-instance-norm.md). Statistics are float32.
-    """
-    centred = h - h.mean(dim=1, keepdim=True, dtype=torch.float32).to(h.dtype)
-    variance = (centred * centred).mean(dim=1, keepdim=True, dtype=torch.float32)
-    scale = (variance + _NORM_EPS).rsqrt() * weight
-    return torch.addcmul(bias.to(h.dtype), centred, scale.to(h.dtype))
-
-
-class InstanceNorm(nn.Module):
-    """`instance_norm` of a map (N, C, Z, Y, X)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise each channel over space; the shape stays."""
-        n, channels, *size = x.shape
-        h = x.permute(0, 2, 3, 4, 1).reshape(n, -1, channels)
-        h = instance_norm(h, self.weight, self.bias)
-        return h.reshape(n, *size, channels).permute(0, 4, 1, 2, 3)
 
 
 class GrnLinear(nn.Module):
@@ -109,27 +80,12 @@ class Downsample(nn.Module):
         return self.conv(self.norm(x))
 
 
-class FullResolutionSkip(nn.Module):
-    """A convolution and a residual one at full resolution: texture and edges that a stem blurs."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first = Conv3x3x3(1, channels)
-        self.norm = InstanceNorm(channels)
-        self.second = Conv3x3x3(channels, channels)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, 1, Z, Y, X) to (N, C, Z, Y, X)."""
-        h = F.relu(self.norm(self.first(images)))
-        return h + self.second(h)
-
-
 class ConvNextTrunk(nn.Module):
-    """Full-resolution skip, stem and stages.
+    """Full-resolution skip, convolutional stem and stages.
 
     Args:
         widths: channels per stage.
-        depths: blocks per stage.
+        depths: ConvNeXt blocks per stage; the first may be 0, for the stem alone.
         strides: (z, y, x) stride into each stage; the first is the stem's.
         kernels: depthwise kernel of each stage.
         skip_width: channels of the full-resolution skip.
@@ -146,11 +102,9 @@ class ConvNextTrunk(nn.Module):
         drop_path: float,
     ) -> None:
         super().__init__()
-        self.skip = FullResolutionSkip(skip_width)
+        self.skip = ConvNormAct(1, skip_width)
         rates = torch.linspace(0, drop_path, sum(depths)).tolist()
-        stem = nn.Sequential(
-            nn.Conv3d(skip_width, widths[0], strides[0], strides[0]), InstanceNorm(widths[0])
-        )
+        stem = ResidualConv(skip_width, widths[0], strides[0])
         self.downsamples = nn.ModuleList(
             (
                 stem,

@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bonemet_auto.geometry import Index
-from bonemet_auto.model.convnext import InstanceNorm
-from bonemet_auto.model.precision import Conv3x3x3
+from bonemet_auto.model.layers import ConvNormAct
 
 LESION_PRIOR_LOGIT = -3.0
 """About 5 % at the start; otherwise the first steps only learn that lesions are rare."""
@@ -34,31 +33,6 @@ class WeightedSum(nn.Module):
         for weight, item in zip(weights[1:], maps[1:], strict=True):
             total = total + item * weight
         return total
-
-
-class ConvNormAct(nn.Module):
-    """3^3 convolution, instance norm, GELU."""
-
-    def __init__(self, channels_in: int, channels_out: int) -> None:
-        super().__init__()
-        self.conv = Conv3x3x3(channels_in, channels_out)
-        self.norm = InstanceNorm(channels_out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, Z, Y, X) to (N, C_out, Z, Y, X)."""
-        return F.gelu(self.norm(self.conv(x)))
-
-
-class ConvAct(nn.Module):
-    """3^3 convolution and GELU; without a norm, for heads that must tell much from little."""
-
-    def __init__(self, channels_in: int, channels_out: int) -> None:
-        super().__init__()
-        self.conv = Conv3x3x3(channels_in, channels_out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, Z, Y, X) to (N, C_out, Z, Y, X)."""
-        return F.gelu(self.conv(x))
 
 
 class FusionNeck(nn.Module):
@@ -95,21 +69,19 @@ class FusionNeck(nn.Module):
 class DenseBranch(nn.Module):
     """Lesion logit of every voxel, from the finest fused map and the full-resolution skip.
 
-    Full resolution is where memory traffic costs most, so it is kept thin: few channels, ReLU.
+    Full resolution is where a step spends most, so it has few channels and one convolution.
     """
 
     def __init__(self, neck_width: int, skip_width: int, stride: Index) -> None:
         super().__init__()
         self.expand = nn.ConvTranspose3d(neck_width, skip_width, stride, stride)
-        self.norm = InstanceNorm(skip_width)
-        self.merge = Conv3x3x3(skip_width, skip_width)
+        self.merge = ConvNormAct(skip_width, skip_width)
         self.logit = nn.Linear(skip_width, 1)
         nn.init.constant_(self.logit.bias, LESION_PRIOR_LOGIT)
 
     def forward(self, skip: Tensor, finest: Tensor) -> Tensor:
         """Map (N, S, Z, Y, X) and the finest fused map to float32 logits (N, Z, Y, X)."""
-        h = F.relu(self.norm(self.expand(finest) + skip))
-        h = h + F.relu(self.merge(h))
+        h = self.merge(self.expand(finest) + skip)
         return self.logit(h.permute(0, 2, 3, 4, 1))[..., 0].float()
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bonemet_auto.geometry import Index
-from bonemet_auto.model.fpn import ConvAct
+from bonemet_auto.model.layers import ConvAct
 from bonemet_auto.model.precision import Conv3x3x3
 from bonemet_auto.model.roi_align import pyramid_levels, roi_align
 
@@ -74,7 +74,7 @@ class BoxHead(nn.Module):
     def __init__(self, width: int, hidden: int = 128) -> None:
         super().__init__()
         self.conv = ConvAct(width + 1, width)
-        self.reduce = Conv3x3x3(width, width, stride=2)
+        self.reduce = Conv3x3x3(width, width, (2, 2, 2))
         self.hidden = nn.Linear(width * ((BOX_BINS + 1) // 2) ** 3, hidden)
         self.score = nn.Linear(hidden, 1)
         self.deltas = nn.Linear(hidden, 6)

@@ -24,9 +24,15 @@ def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     return (loss * holds).sum() / holds.sum().clamp_min(1)
 
 
-def dense_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Dice plus cross-entropy of a binary map; `target` is float of the same shape."""
-    return dice_loss(logits, target) + F.binary_cross_entropy_with_logits(logits, target)
+def dense_loss(logits: Tensor, target: Tensor, lesion_weight: float = 1.0) -> Tensor:
+    """Dice plus cross-entropy of a binary map; `target` is float of the same shape.
+
+    `lesion_weight` is that of a lesion voxel in the cross-entropy. Where lesions are rare the Dice
+    of a small one has next to no gradient while the network still answers "perhaps" everywhere.
+    """
+    weight = logits.new_tensor(lesion_weight)
+    entropy = F.binary_cross_entropy_with_logits(logits, target, pos_weight=weight)
+    return dice_loss(logits, target) + entropy
 
 
 def mean_over(values: Tensor, n: int) -> Tensor:

@@ -33,6 +33,9 @@ MASK_ROIS = 8
 DETECTION_NMS_IOU = 0.3
 MIN_SCORE = 0.01
 
+LESION_WEIGHT = 8.0
+"""Of a lesion voxel in a window; within RoIs lesions are not rare."""
+
 
 @dataclass(frozen=True)
 class Detections:
@@ -112,7 +115,7 @@ class MaskRCNN(nn.Module):
         instances = torch.stack([target.instances for target in targets])
         lesion = (instances > 0).float()
         losses = {
-            "dense": dense_loss(trunk.dense_logits, lesion),
+            "dense": dense_loss(trunk.dense_logits, lesion, LESION_WEIGHT),
             "coarse": self._coarse_loss(trunk, lesion),
         }
         if dense_only:
@@ -174,7 +177,7 @@ class MaskRCNN(nn.Module):
             zip(self.coarse_logits, trunk.pyramid, strict=True)
         ):
             share = F.avg_pool3d(lesion[:, None], trunk.strides[level])[:, 0]
-            total = total + 0.5**level * dense_loss(head(feature), share)
+            total = total + 0.5**level * dense_loss(head(feature), share, LESION_WEIGHT)
             scale += 0.5**level
         return total / scale
 

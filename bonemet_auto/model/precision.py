@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from bonemet_auto.geometry import Index
+
 
 def mixed_precision(device: torch.device) -> torch.autocast:
     """Context in which convolutions and linears run in bfloat16, where the hardware has it.
@@ -25,7 +27,7 @@ class Conv3x3x3(nn.Conv3d):
     costs nothing.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, stride: int = 1) -> None:
+    def __init__(self, channels_in: int, channels_out: int, stride: Index = (1, 1, 1)) -> None:
         super().__init__(channels_in, channels_out, 3, stride, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:

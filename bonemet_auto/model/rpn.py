@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bonemet_auto.geometry import Index, Triple
 from bonemet_auto.model.anchors import grid_anchors
 from bonemet_auto.model.boxes import clip_boxes, decode_boxes, nms, paired_giou
-from bonemet_auto.model.fpn import ConvAct
+from bonemet_auto.model.layers import ConvAct
 from bonemet_auto.model.losses import mean_over
 from bonemet_auto.model.matching import atss_match, sample_negatives
 

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
-from itertools import islice, pairwise
+from itertools import pairwise
 from statistics import median
 
 import torch
@@ -14,9 +14,11 @@ from bonemet_auto.model.mask_rcnn import MaskRCNN, build_model
 from bonemet_auto.model.precision import mixed_precision
 from bonemet_auto.schema import Plan, StoredCase
 from bonemet_auto.training.loop import Trainer
+from bonemet_auto.training.schedule import DENSE_ONLY_SHARE
 
 _LEAST_UNTIMED_STEPS = 4
-_TIMED_STEPS = 12
+_TIMED_STEPS = 10
+_LATE = 500
 _OUTLINES_PER_CASE = 8
 _RESERVE_SHARE = 0.04
 """Kept back for checkpoints, reading and writing."""
@@ -40,19 +42,21 @@ def steps_for_budget(
     """
     started = time.perf_counter()
     trainer = Trainer(
-        build_model(plan.network), plan.training, plan.batch_size, 1000, seed=0, device=device
+        build_model(plan.network), plan.training, plan.batch_size, 2 * _LATE, seed=0, device=device
     )
     # What the workers made in advance while the first step was slow must be used up.
     untimed = max(_LEAST_UNTIMED_STEPS, PREFETCHED * workers)
-    last = untimed + _TIMED_STEPS
-    loader = batches(dataset, 0, last, plan.batch_size, workers)
-    ends = []
-    for number, batch in enumerate(islice(loader, last)):
-        # Late step numbers: all losses are on, so the step costs what most steps cost.
-        trainer.step(number + 500, batch)
+    # Early numbers train the dense branch alone, late ones everything.
+    numbers = [_LATE] * untimed + [0] * _TIMED_STEPS + [_LATE] * _TIMED_STEPS
+    loader = batches(dataset, 0, len(numbers), plan.batch_size, workers)
+    ends = [time.perf_counter()]
+    for number, batch in zip(numbers, loader, strict=False):
+        trainer.step(number, batch)
         ends.append(time.perf_counter())
-    # The median: convolutions are compiled when they first meet a new number of RoIs.
-    step_s = median(b - a for a, b in pairwise(ends[untimed - 1 :]))
+    times = [b - a for a, b in pairwise(ends)][untimed:]
+    # Medians: convolutions are compiled when they first meet a new number of RoIs.
+    dense_s, all_s = median(times[:_TIMED_STEPS]), median(times[_TIMED_STEPS:])
+    step_s = DENSE_ONLY_SHARE * dense_s + (1 - DENSE_ONLY_SHARE) * all_s
     forward_s = _forward_seconds(trainer, plan)
     validation_s = forward_s * sum(
         n_windows(case, plan) + _OUTLINES_PER_CASE for case in validation

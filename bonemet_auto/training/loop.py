@@ -27,6 +27,7 @@ from bonemet_auto.model.roi_sampling import Targets
 from bonemet_auto.schema import Plan, TrainingPlan
 from bonemet_auto.training.lanes import WINDOWS_PER_PART, Lanes, Network, lanes_for
 from bonemet_auto.training.log import TrainingLog
+from bonemet_auto.training.optimizer import MuonAdamW
 from bonemet_auto.training.schedule import (
     ema_decay,
     is_dense_only,
@@ -37,7 +38,6 @@ from bonemet_auto.training.schedule import (
 logger = logging.getLogger(__name__)
 
 MAX_GRADIENT_NORM = 1.0
-_BETAS = (0.9, 0.98)
 
 
 class Trainer(Generic[Network]):
@@ -65,7 +65,7 @@ class Trainer(Generic[Network]):
         self.model = model.to(device).train()
         self.lanes = Lanes(self.model, lanes_for(device, batch_size))
         self.ema = copy.deepcopy(self.model).requires_grad_(False).eval()
-        self.optimizer = make_optimizer(self.model, plan)
+        self.optimizer = MuonAdamW(self.model, plan)
         self.plan = plan
         self.total_steps = total_steps
         self.seed = seed
@@ -80,8 +80,6 @@ class Trainer(Generic[Network]):
         rate = learning_rate(
             number, self.total_steps, self.plan.learning_rate, self.plan.warmup_share
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         weights = loss_weights(number, self.total_steps)
         dense_only = is_dense_only(number, self.total_steps)
         parts = split(batch, self.device, self.seed, number)
@@ -94,12 +92,12 @@ class Trainer(Generic[Network]):
             (total / len(parts)).backward()
             return {name: loss.detach() for name, loss in losses.items()}
 
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         done = self.lanes.run(learn, parts)
         losses = {name: torch.stack([part[name] for part in done]).mean() for name in done[0]}
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
         _require_finite(norm, losses, number, batch)
-        self.optimizer.step()
+        self.optimizer.step(rate)
         update_average(self.ema, self.model, ema_decay(number, self.total_steps))
         return losses
 
@@ -127,17 +125,6 @@ def split(batch: Batch, device: torch.device, seed: int, step: int) -> list[_Par
         )
         for start, draw in zip(starts, draws, strict=True)
     ]
-
-
-def make_optimizer(model: nn.Module, plan: TrainingPlan) -> torch.optim.AdamW:
-    """AdamW; norms, biases and GRN (all 1-D) are not decayed."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": plan.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=_BETAS, fused=True)
 
 
 @torch.no_grad()
@@ -192,7 +179,8 @@ def train(
                 row = _epoch(trainer, stream, progress.step, end, bar)
                 log.add({"epoch": epoch, "step": end, **row})
                 progress = replace(progress, step=end)
-                save_checkpoint(folder, progress, trainer.model, trainer.ema, trainer.optimizer)
+                state = trainer.optimizer.state_dict()
+                save_checkpoint(folder, progress, trainer.model, trainer.ema, state)
                 logger.debug("epoch %d: %s", epoch, row)
     return trainer.ema
 
@@ -234,7 +222,7 @@ def _epoch(
     means = {name: sum(many) / len(many) for name, many in values.items()}
     bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
     return means | {
-        "learning_rate": trainer.optimizer.param_groups[0]["lr"],
+        "learning_rate": trainer.optimizer.learning_rate,
         "step_s": (time.perf_counter() - started) / n,
         "loader_wait_s": waited_s / n,
     }

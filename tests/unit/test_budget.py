@@ -5,6 +5,7 @@ import torch
 
 from bonemet_auto.errors import UsageError
 from bonemet_auto.training import budget
+from bonemet_auto.training.schedule import is_dense_only
 from tests.unit.training_fakes import stored_case, training_plan
 
 CPU = torch.device("cpu")
@@ -57,6 +58,18 @@ def test_everything_together_fits_the_budget(clock):
     measuring_s = clock.now - started
     validation_s = 3 * budget.n_windows(case, PLAN) * clock.forward_s
     assert 250 < measuring_s + steps * clock.step_s + validation_s <= 300
+
+
+def test_steps_of_the_dense_branch_alone_are_counted_as_what_they_cost(clock, monkeypatch):
+    def step(number, batch):
+        clock.now += 0.2 if is_dense_only(number, 1000) else 0.5
+
+    monkeypatch.setattr(clock, "step", step)
+    started = clock.now
+    steps = steps_for(1000)
+    for number in range(steps):
+        clock.step(number * 1000 // steps, None)
+    assert 950 < clock.now - started < 1000
 
 
 @pytest.mark.parametrize("budget_s", [-5.0, 0.0, 1.0, 12.0])

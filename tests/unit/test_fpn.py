@@ -80,12 +80,13 @@ def test_a_cell_of_the_finest_map_reaches_its_own_voxels():
     for p in branch.parameters():
         p.data.zero_()
     branch.expand.weight.data.fill_(1)
-    branch.norm.weight.data.fill_(1)
-    branch.merge.weight.data[0, 0, 1, 1, 1] = 1
+    branch.merge.conv.weight.data[0, 0, 1, 1, 1] = 1
+    branch.merge.norm.weight.data.fill_(1)
     branch.logit.weight.data.fill_(1)
     finest = torch.zeros(1, 1, 3, 4, 5)
     finest[0, 0, 1, 2, 3] = 7
-    lit = torch.nonzero(branch(torch.zeros(1, 1, 3, 8, 10), finest)[0])
+    logits = branch(torch.zeros(1, 1, 3, 8, 10), finest)[0]
+    lit = torch.nonzero(logits > 0)
     assert lit.tolist() == [[1, y, x] for y in (4, 5) for x in (6, 7)]
 
 

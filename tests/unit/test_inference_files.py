@@ -92,9 +92,7 @@ def _save_fold(folder, seed, threshold=0.5, **plan):
         folder / "operating_point.json", POINT.model_copy(update={"score_threshold": threshold})
     )
     model = build_model(plan.network)
-    save_checkpoint(
-        folder, Progress(1, 1, 1, seed), model, model, torch.optim.AdamW(model.parameters())
-    )
+    save_checkpoint(folder, Progress(1, 1, 1, seed), model, model, {})
 
 
 def test_an_ensemble_takes_all_folds_and_the_mean_of_their_thresholds(trained):

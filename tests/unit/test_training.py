@@ -136,17 +136,6 @@ def test_large_gradients_are_clipped(monkeypatch):
     assert torch.stack(gradients).norm() == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_norms_and_biases_are_not_decayed():
-    optimizer = loop.make_optimizer(
-        make_model(), PLAN.training.model_copy(update={"weight_decay": 0.3})
-    )
-    decayed, others = optimizer.param_groups
-    assert decayed["weight_decay"] == 0.3 and others["weight_decay"] == 0
-    assert all(p.ndim > 1 for p in decayed["params"]) and all(p.ndim < 2 for p in others["params"])
-    n_parameters = len(list(make_model().parameters()))
-    assert len(decayed["params"]) + len(others["params"]) == n_parameters
-
-
 def test_the_average_moves_towards_the_model_by_the_rest_of_the_decay():
     model, average = nn.Linear(2, 2), nn.Linear(2, 2)
     expected = {
