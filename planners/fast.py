@@ -24,7 +24,7 @@ FAST = Preset(
     epochs=30,
     learning_rate=2e-3,
     warmup_share=0.05,
-    mirror_axes=(),
+    mirror_axes=(2,),
 )
 
 

@@ -20,7 +20,7 @@ from batchgenerators.transforms.noise_transforms import (
 
 from bonemet_auto.geometry import Index, Triple
 
-SPATIAL_SHARE = 0.3
+SPATIAL_SHARE = 0.5
 REACH = 1.25
 """A window to be warped is read this much larger, so that few voxels come from outside."""
 

@@ -55,6 +55,17 @@ def test_a_lesion_without_outline_takes_the_dense_mask():
     np.testing.assert_array_equal(held, dense > 0.5)
 
 
+@pytest.mark.parametrize(("box_score", "score"), [(0.8, 0.875), (0.0, 0.475), (1.0, 0.975)])
+def test_detector_and_dense_branch_score_a_lesion_alike(box_score, score):
+    dense = _dense((3, 3, 3, 6, 6, 6))
+    found = fuse(dense, BOX, Description(None, 0.5), box_score)
+    assert found.score == pytest.approx(score)
+
+
+def test_a_box_without_mask_never_exceeds_one_half():
+    assert fuse(_dense(), BOX, Description(None, 0.5), 1.0).score == 0.5
+
+
 def test_a_pasted_outline_follows_its_bins():
     mask = np.zeros((2, 2, 2), np.float32)
     mask[1] = 1
