@@ -219,9 +219,9 @@ def overfitted():
         ball_window(rng, padded=True),
     ]
     settings = training_plan().training.model_copy(
-        update={"learning_rate": 5e-3, "warmup_share": 0.05, "weight_decay": 0.01}
+        update={"learning_rate": 2e-3, "warmup_share": 0.05, "weight_decay": 0.01}
     )
-    n_steps = 110
+    n_steps = 160
     torch.manual_seed(0)
     trainer = Trainer(build_model(network), settings, 2, n_steps, 0, torch.device("cpu"))
     for step in range(n_steps):
