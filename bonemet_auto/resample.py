@@ -25,6 +25,7 @@ HU_RANGE = (-1024, 3071)
 _SLAB = 64
 _STRIP = 1 << 16
 _NEGLIGIBLE = 1e-7
+_ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def resample_instances(instances: UInt16Array, grid: GridMap) -> UInt16Array:
     for instance, box in sorted(found, key=lambda item: _box_volume(item[1])):
         start, share = _share_of_lesion(inside[box] == instance, box, grid)
         target = resampled[_slices(start, np.add(start, share.shape))]
-        mask = (share >= 0.5 * share.max()) & (target == 0)
+        mask = (share >= 0.5 * share.max() - _ROUNDING) & (target == 0)
         if not mask.any():
             mask = _one_voxel(share, target == 0)
         target[mask] = instance

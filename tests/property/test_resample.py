@@ -1,7 +1,7 @@
 """Changes of grid against slow references, over random grids."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
@@ -88,6 +88,22 @@ def test_no_lesion_vanishes_or_leaves_its_place(grid, seed):
     assert len(centres)
     assert (centres >= voxels.min(0) - half_step(grid)).all()
     assert (centres <= voxels.max(0) + 1 + half_step(grid)).all()
+
+
+@given(grids(), seeds)
+@settings(max_examples=80, deadline=None)
+def test_no_thick_lesion_moves_by_more_than_half_a_voxel(grid, seed):
+    """Thick: at least two voxels of the coarser grid from centre to surface, and wholly inside."""
+    random = np.random.default_rng(seed)
+    crop, least = np.asarray(grid.crop_shape), 4 * half_step(grid)
+    assume((crop >= 2 * least).all())
+    radius = random.uniform(least, crop / 2)
+    inside = ellipsoid(grid.crop_shape, random.uniform(radius, crop - radius), radius)
+    instances = place(inside, grid)
+    stored = resample_instances(instances, grid)
+    true_centre = np.argwhere(instances == 3).mean(0) + 0.5
+    stored_centre = grid.to_original(np.argwhere(stored == 3).mean(0) + 0.5)
+    assert (np.abs(stored_centre - true_centre) <= half_step(grid)).all()
 
 
 @given(grids(), seeds)
