@@ -5,6 +5,7 @@ every head and the source head with its context box are ours.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -39,25 +40,32 @@ class Trunk:
     strides: list[Index]
     dense_logits: Tensor
 
-    @property
+    @cached_property
     def probability(self) -> Tensor:
         """(N, 1, Z, Y, X) dense lesion probability, without gradient."""
         return self.dense_logits.detach().sigmoid()[:, None]
+
+    @cached_property
+    def evidence(self) -> list[Tensor]:
+        """`pyramid`, each with one channel more: the probability, averaged over the map's cells."""
+        means = [F.avg_pool3d(self.probability, stride) for stride in self.strides]
+        return [
+            torch.cat([feature, mean.to(feature.dtype)], dim=1)
+            for feature, mean in zip(self.pyramid, means, strict=True)
+        ]
 
 
 def pool_pyramid(trunk: Trunk, boxes: Tensor, image_index: Tensor, bins: int) -> Tensor:
     """RoIAlign each box on the level that fits its size: (K, C + 1, bins, bins, bins).
 
-    The last channel is the dense lesion probability, averaged over the level's cells.
+    The last channel is the dense lesion probability, see `Trunk.evidence`.
     """
     levels = pyramid_levels(boxes, trunk.strides)
     size = (bins, bins, bins)
-    pooled = trunk.pyramid[0].new_zeros(len(boxes), trunk.pyramid[0].shape[1] + 1, *size)
-    for level, (feature, stride) in enumerate(zip(trunk.pyramid, trunk.strides, strict=True)):
+    pooled = trunk.evidence[0].new_zeros(len(boxes), trunk.evidence[0].shape[1], *size)
+    for level, (maps, stride) in enumerate(zip(trunk.evidence, trunk.strides, strict=True)):
         chosen = torch.nonzero(levels == level)[:, 0]
         if len(chosen):
-            evidence = F.avg_pool3d(trunk.probability, stride).to(feature.dtype)
-            maps = torch.cat([feature, evidence], dim=1)
             rois = roi_align(maps, boxes[chosen], image_index[chosen], stride, size)
             pooled = pooled.index_copy(0, chosen, rois.to(pooled.dtype))
     return pooled
