@@ -181,7 +181,7 @@ class NetworkPlan(_Ours):
 
 
 class TrainingPlan(_Ours):
-    """How long and how fast to train."""
+    """How long and how fast to train; `learning_rate` is AdamW's peak, Muon's is ten times that."""
 
     iterations: int = Field(gt=0)
     epochs: int = Field(gt=0)

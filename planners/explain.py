@@ -180,7 +180,12 @@ def _running_rows(plan: Plan, fingerprint: Fingerprint) -> list[Row]:
     constant = "planner's constant"
     return [
         ("iterations, epochs", (training.iterations, training.epochs), constant, "none"),
-        ("learning rate", training.learning_rate, constant, "none"),
+        (
+            "learning rate of AdamW; Muon's is ten times it",
+            training.learning_rate,
+            constant,
+            "none",
+        ),
         ("weight decay", training.weight_decay, constant, "none"),
         ("warm-up share", training.warmup_share, constant, "none"),
         ("share of patches on lesions", training.lesion_share, constant, "none"),

@@ -15,10 +15,10 @@ RoI heads keep a constant number for each RoI. The RPN is counted on every level
 often has none, and all RoIs count as positive: what autograd keeps is over-counted by a quarter
 to a half, which leaves room for the temporaries of the backward pass. It serves the search for a
 patch; it is no promise: it has not been measured on a GPU, and a CPU run with two lanes of windows
-has been seen to hold 2.4 GB where it says 0.9.
-A parameter costs 16 bytes (weight, gradient, two moments of AdamW), 4 more for its moving average
-and 2 for its half-precision copy. On top come 15 % for the allocator and workspaces, and a constant
-for libraries and the GPU's context.
+has been seen to hold 3.5 GB where it says 1.0.
+A parameter costs 16 bytes (weight, gradient, two moments of AdamW; Muon has one), 4 more for its
+moving average and 2 for its half-precision copy. On top come 15 % for the allocator and workspaces,
+and a constant for libraries and the GPU's context.
 """
 
 import math

@@ -31,7 +31,7 @@ class Candidate:
     """A lesion on the planned grid, before lesions compete for voxels.
 
     Attributes:
-        score: detection probability.
+        score: of detection, see `fused_score`.
         p_lung: probability of a lung-cancer metastasis.
         box: (6,) voxels of the planned grid.
         start: first voxel of `probability` on the planned grid.
@@ -100,7 +100,7 @@ def fuse(dense: FloatArray, box: BoxArray, description: Description, box_score: 
 def fused_score(box_score: float, evidence: FloatArray) -> float:
     """Score of a lesion from its box and the dense probability of its mask's voxels (may be none).
 
-    A lesion that one of the two does not see at all stays below one half.
+    A lesion that one of the two does not see at all gets no more than one half.
     """
     dense_score = float(evidence.mean()) if evidence.size else 0.0
     return BOX_SCORE_WEIGHT * box_score + (1 - BOX_SCORE_WEIGHT) * dense_score

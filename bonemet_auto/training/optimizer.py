@@ -39,7 +39,8 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Momentum whose update is orthogonalised: every direction of a matrix learns at one speed.
 
-    A convolution counts as the matrix (C_out, C_in x kernel). Decay is decoupled, as in AdamW.
+    A convolution counts as the matrix (C_out, C_in x kernel), a transposed one, as torch stores it,
+    as (C_in, C_out x kernel). Decay is decoupled, as in AdamW.
     """
 
     def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float) -> None:
