@@ -19,9 +19,13 @@ BOX_SCORE_WEIGHT = 0.5
 
 They err differently: together they find more at the same number of false positives than either.
 """
+CERTAIN = 0.88
+"""Least dense probability of a box's surest voxel, once a lesion there is taken for given."""
+
 MAX_LEFTOVERS = 24
 _MARGIN_SHARE = 0.1
 _LEAST_MARGIN_VOXEL = 2.0
+_LEAST_PROBABILITY = 1e-3
 
 IntArray = npt.NDArray[np.int32]
 
@@ -69,9 +73,9 @@ def label_components(probability: FloatArray) -> IntArray:
 def fuse(dense: FloatArray, box: BoxArray, description: Description, box_score: float) -> Candidate:
     """Fused probability of one lesion in its box and a rim around it.
 
-    Inside the box the two sources are averaged. In the rim, where the second stage says nothing,
-    the dense probability alone counts, but only what hangs together with the inside: a lesion may
-    outgrow a tight box, yet must not pick up its neighbours.
+    Inside the box the two sources are averaged, the dense one as `given_a_lesion`. In the rim,
+    where the second stage says nothing, the dense probability alone counts, but only what hangs
+    together with the inside: a lesion may outgrow a tight box, yet must not pick up its neighbours.
 
     Args:
         dense: (Z, Y, X) lesion probability.
@@ -83,8 +87,8 @@ def fuse(dense: FloatArray, box: BoxArray, description: Description, box_score: 
     low = np.maximum(np.floor(box[:3] - margin), 0).astype(int)
     high = np.minimum(np.ceil(box[3:] + margin), dense.shape).astype(int)
     seen = dense[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-    probability = seen.copy()
     inside = _inside(box, low, high)
+    probability = given_a_lesion(seen, float(seen[inside].max()))
     if description.mask is not None:
         pasted = paste_mask(description.mask, box, low, high)[inside]
         probability[inside] *= 1 - MASK_WEIGHT
@@ -95,6 +99,25 @@ def fuse(dense: FloatArray, box: BoxArray, description: Description, box_score: 
     start = (int(low[0]), int(low[1]), int(low[2]))
     score = fused_score(box_score, seen[probability > MASK_THRESHOLD])
     return Candidate(score, description.p_lung, box, start, probability)
+
+
+def given_a_lesion(probability: FloatArray, surest: float) -> FloatArray:
+    """Dense probability, had the branch been as sure of the lesion as of its shape.
+
+    The dense branch answers two questions at once: is there a lesion, and which voxels are its
+    own. An outline asks the second alone, and the score has the first, so the odds of all voxels
+    are raised by the factor that lifts the surest one to `CERTAIN`. A lesion that the branch doubts
+    keeps its outline instead of losing it to the mask threshold.
+
+    Args:
+        probability: (z, y, x) in and around a box.
+        surest: its highest value inside the box.
+    """
+    surest = max(surest, _LEAST_PROBABILITY)
+    if surest >= CERTAIN:
+        return probability.copy()
+    raised = probability * (CERTAIN / (1 - CERTAIN) * (1 - surest) / surest)
+    return np.asarray(raised / (1 - probability + raised), dtype=np.float32)
 
 
 def fused_score(box_score: float, evidence: FloatArray) -> float:

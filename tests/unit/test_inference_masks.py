@@ -6,7 +6,14 @@ import torch
 
 from bonemet_auto.geometry import Geometry
 from bonemet_auto.inference.describe import Description, describe_lesions, share_windows
-from bonemet_auto.inference.fuse import Candidate, fuse, label_components, paste_mask
+from bonemet_auto.inference.fuse import (
+    CERTAIN,
+    Candidate,
+    fuse,
+    given_a_lesion,
+    label_components,
+    paste_mask,
+)
 from bonemet_auto.inference.place import place_lesions
 from bonemet_auto.resample import GridMap
 from tests.unit.inference_fakes import BlobNetwork
@@ -45,8 +52,32 @@ def test_a_lesion_outgrows_a_tight_box_but_does_not_pick_up_its_neighbour():
     ("outline", "dense", "kept"), [(0.9, 0.3, True), (0.3, 0.9, True), (0.2, 0.7, False)]
 )
 def test_inside_the_box_outline_and_dense_branch_count_alike(outline, dense, kept):
-    held = _held(fuse(np.full(SHAPE, dense, np.float32), BOX, _whole(outline), 0.8))
-    assert held[2:8, 2:8, 2:8].all() == kept
+    probability = np.full(SHAPE, dense, np.float32)
+    probability[4, 4, 4] = 0.95
+    held = _held(fuse(probability, BOX, _whole(outline), 0.8))
+    assert held[2:4, 2:8, 2:8].all() == kept
+
+
+def test_a_doubtful_lesion_keeps_the_outline_of_a_sure_one():
+    sure, doubtful = _dense((3, 3, 3, 6, 6, 6)), _dense()
+    doubtful[3:6, 3:6, 3:6] = 0.1
+    held = [_held(fuse(dense, BOX, _whole(0.4), 0.8)) for dense in (sure, doubtful)]
+    np.testing.assert_array_equal(*held)
+
+
+def test_a_lesion_taken_for_given_raises_all_odds_alike():
+    dense = np.random.default_rng(0).uniform(0, 0.3, (5, 6, 7)).astype(np.float32)
+    given = given_a_lesion(dense, float(dense.max()))
+    assert given.max() == pytest.approx(CERTAIN)
+    odds = [p / (1 - p) for p in (dense.astype(float), given.astype(float))]
+    ratio = odds[1] / odds[0]
+    np.testing.assert_allclose(ratio, ratio.mean(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("surest", [CERTAIN, 0.97, 1.0])
+def test_what_is_certain_stays_as_it_is(surest):
+    dense = np.array([[[0.0, 0.5, surest]]], np.float32)
+    np.testing.assert_array_equal(given_a_lesion(dense, surest), dense)
 
 
 def test_a_lesion_without_outline_takes_the_dense_mask():
@@ -63,7 +94,8 @@ def test_detector_and_dense_branch_score_a_lesion_alike(box_score, score):
 
 
 def test_a_box_without_mask_never_exceeds_one_half():
-    assert fuse(_dense(), BOX, Description(None, 0.5), 1.0).score == 0.5
+    nothing = np.zeros(SHAPE, np.float32)
+    assert fuse(nothing, BOX, Description(None, 0.5), 1.0).score == 0.5
 
 
 def test_a_pasted_outline_follows_its_bins():
