@@ -14,11 +14,14 @@ _M_MMAP_MAX = -4
 def tune_processor() -> None:
     """Keep large blocks in the process, and let idle threads spin for microseconds only.
 
-    Call before importing torch. glibc maps large temporaries anew for each operation and the kernel
-    clears their pages each time; keeping them makes elementwise operations on feature maps several
-    times faster. A training step is thousands of small operations: threads that sleep at once
-    between them are slow to wake, threads that spin for long take the cores from others.
+    Call before importing numpy or torch. glibc maps large temporaries anew for each operation and
+    the kernel clears their pages each time; keeping them makes elementwise operations on feature
+    maps several times faster. A training step is thousands of small operations: threads that sleep
+    at once between them are slow to wake, threads that spin for long take the cores from others.
+    Numpy's matrix products are small here, and its helper threads spin through half a core of a
+    loader.
     """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     sys.setswitchinterval(_SWITCH_INTERVAL_S)

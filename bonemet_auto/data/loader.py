@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,29 @@ from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from bonemet_auto.data.augment import REACH, SPATIAL_SHARE, change_intensity, mirror, warp
+from bonemet_auto.data.augment import (
+    REACH,
+    SPATIAL_SHARE,
+    Float,
+    Int,
+    change_intensity,
+    mirror,
+    warp,
+)
+from bonemet_auto.data.paste import Cutout, cut_out, near_bone, paste, vary
 from bonemet_auto.data.sampling import PatchSampler
 from bonemet_auto.errors import PlanError
 from bonemet_auto.model.roi_sampling import Targets
 from bonemet_auto.preprocess import normalise
-from bonemet_auto.schema import Plan, StoredCase
+from bonemet_auto.schema import Plan, StoredCase, StoredLesion
 from bonemet_auto.store import OpenCase, open_case, read_meta
 
 MIN_VISIBLE_SHARE = 0.2
 """A lesion cut by the window counts as one to detect if at least this share of it is left."""
+
+PASTE_SHARE = 0.8
+MOST_PASTED = 2
+"""Into this share of windows up to so many lesions of the cohort are pasted."""
 
 PREFETCHED = 4
 """Batches that each loader process makes in advance."""
@@ -61,6 +75,7 @@ class PatchDataset(Dataset[Sample]):
         self, folder: Path, names: Sequence[str], plan: Plan, seed: int, augmented: bool = True
     ) -> None:
         self._opened: dict[int, OpenCase] = {}
+        self._cutouts: dict[tuple[int, int], Cutout] = {}
         self.folder = folder
         self.names = list(names)
         self.plan = plan
@@ -78,9 +93,8 @@ class PatchDataset(Dataset[Sample]):
         random.seed(int(rng.integers(2**32)))
         number, start = self.sampler.draw(sample, rng)
         case = self._case(number)
-        image, instances = self._window(case, start, rng)
-        targets = window_targets(instances, case.meta)
-        return torch.from_numpy(image)[None], targets, case.meta.case
+        image, instances, lesions = self._window(case, start, rng)
+        return torch.from_numpy(image)[None], window_targets(instances, lesions), case.meta.case
 
     def _case(self, number: int) -> OpenCase:
         # Opened where it is used: handles must not cross into worker processes.
@@ -90,7 +104,7 @@ class PatchDataset(Dataset[Sample]):
 
     def _window(
         self, case: OpenCase, start: tuple[int, int, int], rng: np.random.Generator
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint16]]:
+    ) -> tuple[Float, Int, list[StoredLesion]]:
         size, plan = self.plan.patch_size, self.plan
         warped = self.augmented and rng.random() < SPATIAL_SHARE
         if warped:
@@ -98,12 +112,47 @@ class PatchDataset(Dataset[Sample]):
             start = (start[0] - margin[0], start[1] - margin[1], start[2] - margin[2])
             size = (size[0] + 2 * margin[0], size[1] + 2 * margin[1], size[2] + 2 * margin[2])
         hu, instances = case.crop(start, size)
-        image = normalise(hu, plan.window_hu, plan.mean_hu, plan.sd_hu)
+        image, lesions = self._normalised(hu), list(case.meta.lesions)
+        if self.augmented and self.sampler.has_lesions and rng.random() < PASTE_SHARE:
+            lesions += self._paste(image, instances, near_bone(hu), lesions, rng)
         if warped:
             image, instances = warp(image, instances, plan.patch_size, plan.spacing_mm)
         if self.augmented:
             image, instances = mirror(change_intensity(image), instances, rng)
-        return np.ascontiguousarray(image), np.ascontiguousarray(instances)
+        return np.ascontiguousarray(image), np.ascontiguousarray(instances), lesions
+
+    def _paste(
+        self,
+        image: Float,
+        instances: Int,
+        bone: npt.NDArray[np.bool_],
+        lesions: Sequence[StoredLesion],
+        rng: np.random.Generator,
+    ) -> list[StoredLesion]:
+        """Paste lesions of the cohort into a window, in place; their records, ids of their own."""
+        used = {lesion.instance for lesion in lesions}
+        pasted = []
+        for _ in range(rng.integers(1, MOST_PASTED + 1)):
+            number, lesion = self.sampler.draw_lesion(rng)
+            cutout = vary(self._cutout(number, lesion), self.plan.spacing_mm, rng)
+            instance = next(free for free in count(1) if free not in used)
+            if paste(image, instances, bone, cutout, instance, self.plan.spacing_mm, rng):
+                used.add(instance)
+                volume = int(cutout.mask.sum())
+                pasted.append(
+                    lesion.model_copy(update={"instance": instance, "volume_voxel": volume})
+                )
+        return pasted
+
+    def _cutout(self, number: int, lesion: StoredLesion) -> Cutout:
+        key = (number, lesion.instance)
+        if key not in self._cutouts:
+            case, spacing_mm = self._case(number), self.plan.spacing_mm
+            self._cutouts[key] = cut_out(case, lesion, spacing_mm, self._normalised)
+        return self._cutouts[key]
+
+    def _normalised(self, hu: npt.NDArray[np.int16]) -> Float:
+        return normalise(hu, self.plan.window_hu, self.plan.mean_hu, self.plan.sd_hu)
 
 
 def _require_planned_grid(case: StoredCase, plan: Plan) -> None:
@@ -116,12 +165,12 @@ def _require_planned_grid(case: StoredCase, plan: Plan) -> None:
         )
 
 
-def window_targets(instances: npt.NDArray[np.uint16], case: StoredCase) -> Targets:
-    """Boxes, renumbered instance map and sources of the lesions in a window."""
+def window_targets(instances: Int, lesions: Sequence[StoredLesion]) -> Targets:
+    """Boxes, renumbered instance map and sources of those of the lesions that a window shows."""
     boxes, is_lung = [], []
     renumbered = np.where(instances > 0, UNBOXED, 0).astype(np.int16)
     found = ndimage.find_objects(instances)
-    for lesion in case.lesions:
+    for lesion in lesions:
         where = found[lesion.instance - 1] if lesion.instance <= len(found) else None
         if where is None:
             continue

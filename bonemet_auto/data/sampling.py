@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bonemet_auto.geometry import Index
-from bonemet_auto.schema import StoredCase
+from bonemet_auto.schema import StoredCase, StoredLesion
 
 
 class PatchSampler:
@@ -36,7 +36,7 @@ class PatchSampler:
     def draw(self, sample: int, rng: np.random.Generator) -> tuple[int, Index]:
         """Case number and first voxel of the window of sample `sample`; it may stick out."""
         around_lesion = int((sample + 1) * self.lesion_share) > int(sample * self.lesion_share)
-        if around_lesion and (self._sources or self._unknown):
+        if around_lesion and self.has_lesions:
             return self._around_lesion(rng)
         number = int(rng.integers(len(self.cases)))
         case = self.cases[number]
@@ -46,12 +46,21 @@ class PatchSampler:
             centre = rng.integers(0, case.shape)
         return number, self._inside(number, centre - self.patch_size // 2)
 
-    def _around_lesion(self, rng: np.random.Generator) -> tuple[int, Index]:
+    @property
+    def has_lesions(self) -> bool:
+        """Whether any case has a lesion."""
+        return bool(self._sources or self._unknown)
+
+    def draw_lesion(self, rng: np.random.Generator) -> tuple[int, StoredLesion]:
+        """Case number and record of a lesion; there must be one."""
         if self._unknown and rng.random() < self._unknown_share:
             lesions = self._unknown
         else:
             lesions = self._sources[rng.integers(len(self._sources))]
-        number, lesion = lesions[rng.integers(len(lesions))]
+        return lesions[rng.integers(len(lesions))]
+
+    def _around_lesion(self, rng: np.random.Generator) -> tuple[int, Index]:
+        number, lesion = self.draw_lesion(rng)
         low, high = np.array(lesion.box_voxel_zyx).reshape(2, 3)
         # A lesion that fits is wholly inside, anywhere; of a larger one any part is in the middle.
         first, last = high - self.patch_size, low

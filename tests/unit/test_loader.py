@@ -104,14 +104,12 @@ def window(*boxes, shape=(10, 12, 14)):
 
 
 def described(*lesions):
-    """A case with (id, is_lung, voxels) lesions."""
-    case = stored_case("a", (10, 12, 14))
+    """(id, is_lung, voxels) of lesions, as a case records them."""
     template = stored_case("a", (9, 9, 9), [((0, 0, 0, 1, 1, 1), None)]).lesions[0]
-    stored = tuple(
+    return tuple(
         template.model_copy(update={"instance": number, "is_lung": source, "volume_voxel": volume})
         for number, source, volume in lesions
     )
-    return case.model_copy(update={"lesions": stored})
 
 
 def test_targets_are_numbered_from_one_in_the_order_of_the_case():
