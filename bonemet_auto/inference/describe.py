@@ -1,4 +1,4 @@
-"""Second stage: mask and source of each consolidated lesion, from a window centred on it."""
+"""Second stage: mask, source and a second score of each lesion, from a window centred on it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,10 +32,12 @@ class Description:
         mask: (M, M, M) probability in each bin of its box, mean over networks; None for a lesion
             larger than a window, of which no network sees the whole.
         p_lung: probability of a lung-cancer metastasis, logits averaged over networks.
+        score: probability that the box holds a lesion, mean over networks.
     """
 
     mask: FloatArray | None
     p_lung: float
+    score: float
 
 
 @torch.inference_mode()
@@ -77,10 +79,11 @@ def describe_lesions(
             masks = torch.stack([view.masks.float() for view in views]).mean(dim=0).cpu().numpy()
             logits = torch.stack([torch.logit(view.p_lung.float(), eps=1e-6) for view in views])
             p_lung = logits.mean(dim=0).sigmoid().tolist()
+            scores = torch.stack([view.scores.float() for view in views]).mean(dim=0).tolist()
             for row, lesion in enumerate(members[start]):
                 size = boxes[lesion, 3:] - boxes[lesion, :3]
-                seen_whole = bool((size <= patch).all())
-                described[lesion] = Description(masks[row] if seen_whole else None, p_lung[row])
+                mask = masks[row] if (size <= patch).all() else None
+                described[lesion] = Description(mask, p_lung[row], scores[row])
     return [described[lesion] for lesion in range(len(boxes))]
 
 

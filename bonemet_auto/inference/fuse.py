@@ -14,11 +14,6 @@ MASK_THRESHOLD = 0.5
 MASK_WEIGHT = 0.5
 """Share of the second stage in the fused probability; the dense branch has the rest."""
 
-BOX_SCORE_WEIGHT = 0.5
-"""Share of the detector in a lesion's score; the mean dense probability of its mask has the rest.
-
-They err differently: together they find more at the same number of false positives than either.
-"""
 CERTAIN = 0.88
 """Least dense probability of a box's surest voxel, once a lesion there is taken for given."""
 
@@ -57,11 +52,17 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Leftover:
-    """A dense component that no lesion touches: its number, box (6,) in voxels, and score."""
+    """A dense component that no lesion touches.
+
+    Attributes:
+        number: of the component.
+        box: (6,) voxels.
+        dense_score: its mean dense probability.
+    """
 
     number: int
     box: BoxArray
-    score: float
+    dense_score: float
 
 
 def label_components(probability: FloatArray) -> IntArray:
@@ -97,7 +98,9 @@ def fuse(dense: FloatArray, box: BoxArray, description: Description, box_score: 
     attached = np.unique(labels[inside])
     probability[(labels > 0) & ~np.isin(labels, attached)] = 0
     start = (int(low[0]), int(low[1]), int(low[2]))
-    score = fused_score(box_score, seen[probability > MASK_THRESHOLD])
+    evidence = seen[probability > MASK_THRESHOLD]
+    dense_score = float(evidence.mean()) if evidence.size else 0.0
+    score = fused_score(box_score, description.score, dense_score)
     return Candidate(score, description.p_lung, box, start, probability)
 
 
@@ -120,13 +123,18 @@ def given_a_lesion(probability: FloatArray, surest: float) -> FloatArray:
     return np.asarray(raised / (1 - probability + raised), dtype=np.float32)
 
 
-def fused_score(box_score: float, evidence: FloatArray) -> float:
-    """Score of a lesion from its box and the dense probability of its mask's voxels (may be none).
+def fused_score(box_score: float, centred_score: float, dense_score: float) -> float:
+    """Detection score of a lesion: the mean of what three looks at it say.
 
-    A lesion that one of the two does not see at all gets no more than one half.
+    They err differently: together they find more at the same number of false positives than any of
+    them. A lesion that only one of them sees gets no more than a third.
+
+    Args:
+        box_score: of the detector, over all windows.
+        centred_score: of the second stage, in a window centred on the lesion.
+        dense_score: mean dense probability over the lesion's mask.
     """
-    dense_score = float(evidence.mean()) if evidence.size else 0.0
-    return BOX_SCORE_WEIGHT * box_score + (1 - BOX_SCORE_WEIGHT) * dense_score
+    return (box_score + centred_score + dense_score) / 3
 
 
 def paste_mask(
@@ -147,8 +155,6 @@ def leftover_components(
 ) -> list[Leftover]:
     """Dense components that no lesion touches, best first.
 
-    The detector saw nothing there: its share of the score is 0.
-
     Args:
         dense: (Z, Y, X) lesion probability.
         components: (Z, Y, X) its numbered components, as `label_components` gives them.
@@ -167,23 +173,27 @@ def leftover_components(
         if voxels.sum() < min_voxels:
             continue
         ends = [edge.start for edge in place] + [edge.stop for edge in place]
-        score = fused_score(0.0, dense[place][voxels])
-        found.append(Leftover(number, np.asarray(ends, dtype=np.float64), score))
-    found.sort(key=lambda item: -item.score)
+        dense_score = float(dense[place][voxels].mean())
+        found.append(Leftover(number, np.asarray(ends, dtype=np.float64), dense_score))
+    found.sort(key=lambda item: -item.dense_score)
     return found[:MAX_LEFTOVERS]
 
 
 def leftover_candidate(
-    dense: FloatArray, components: IntArray, leftover: Leftover, p_lung: float
+    dense: FloatArray, components: IntArray, leftover: Leftover, description: Description
 ) -> Candidate:
-    """Candidate of a component by itself; its neighbours are cleared from the crop."""
+    """Candidate of a component by itself; its neighbours are cleared from the crop.
+
+    The detector saw nothing there: its share of the score is 0.
+    """
     low = np.maximum(leftover.box[:3] - 1, 0).astype(int)
     high = np.minimum(leftover.box[3:] + 1, dense.shape).astype(int)
     place = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     foreign = (components[place] > 0) & (components[place] != leftover.number)
     probability = np.where(foreign, 0, dense[place]).astype(np.float32)
     start = (int(low[0]), int(low[1]), int(low[2]))
-    return Candidate(leftover.score, p_lung, leftover.box, start, probability)
+    score = fused_score(0.0, description.score, leftover.dense_score)
+    return Candidate(score, description.p_lung, leftover.box, start, probability)
 
 
 def _inside(

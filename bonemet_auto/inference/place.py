@@ -92,7 +92,7 @@ def place_lesions(
         if mask.sum() > LEAST_SHARE_KEPT * claim.mask.sum()
     ]
     if dropped := len(ranked) - len(lesions):
-        _log.info("%d of %d lesions lost their voxels to others; left out", dropped, len(ranked))
+        _log.debug("%d of %d lesions lost their voxels to others; left out", dropped, len(ranked))
     return lesions
 
 

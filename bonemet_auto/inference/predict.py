@@ -171,7 +171,7 @@ def outline_candidates(
     left = leftover_components(dense, components, candidates, least_voxels)
     described = describe(np.asarray([item.box for item in left]).reshape(-1, 6))
     return candidates + [
-        leftover_candidate(dense, components, item, description.p_lung)
+        leftover_candidate(dense, components, item, description)
         for item, description in zip(left, described, strict=True)
     ]
 

@@ -98,7 +98,7 @@ class BlobNetwork:
                 same[None, None], (BINS,) * 3, mode="trilinear"
             )[0, 0]
         flat = torch.ones(len(boxes))
-        return Outlines(masks, flat * self.p_lung, flat * self.score)
+        return Outlines(masks, flat * self.p_lung, flat * (0 if self.blind else self.score))
 
     def _dense(self, image):
         return torch.sigmoid((image - 0.4) * 30)

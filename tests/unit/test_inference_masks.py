@@ -32,7 +32,7 @@ def _dense(*boxes):
 
 
 def _whole(probability):
-    return Description(np.full((4, 4, 4), probability, np.float32), 0.5)
+    return Description(np.full((4, 4, 4), probability, np.float32), 0.5, 0.5)
 
 
 def _held(candidate):
@@ -82,20 +82,23 @@ def test_what_is_certain_stays_as_it_is(surest):
 
 def test_a_lesion_without_outline_takes_the_dense_mask():
     dense = _dense((3, 3, 3, 6, 6, 6))
-    held = _held(fuse(dense, BOX, Description(None, 0.5), 0.8))
+    held = _held(fuse(dense, BOX, Description(None, 0.5, 0.5), 0.8))
     np.testing.assert_array_equal(held, dense > 0.5)
 
 
-@pytest.mark.parametrize(("box_score", "score"), [(0.8, 0.875), (0.0, 0.475), (1.0, 0.975)])
-def test_detector_and_dense_branch_score_a_lesion_alike(box_score, score):
+@pytest.mark.parametrize(
+    ("box_score", "centred", "score"),
+    [(0.8, 0.5, 0.75), (0.0, 0.5, 1.45 / 3), (1.0, 0.9, 0.95), (0.5, 0.8, 0.75)],
+)
+def test_detector_second_look_and_dense_branch_score_a_lesion_alike(box_score, centred, score):
     dense = _dense((3, 3, 3, 6, 6, 6))
-    found = fuse(dense, BOX, Description(None, 0.5), box_score)
+    found = fuse(dense, BOX, Description(None, 0.5, centred), box_score)
     assert found.score == pytest.approx(score)
 
 
-def test_a_box_without_mask_never_exceeds_one_half():
+def test_a_box_that_the_others_deny_never_exceeds_a_third():
     nothing = np.zeros(SHAPE, np.float32)
-    assert fuse(nothing, BOX, Description(None, 0.5), 1.0).score == 0.5
+    assert fuse(nothing, BOX, Description(None, 0.5, 0.0), 1.0).score == pytest.approx(1 / 3)
 
 
 def test_a_pasted_outline_follows_its_bins():

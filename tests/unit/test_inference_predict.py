@@ -112,14 +112,14 @@ def test_an_ensemble_averages_scores_and_source_logits():
     both = [BlobNetwork(p_lung=0.9, score=0.8), BlobNetwork(p_lung=0.5, score=0.6)]
     (lesion,) = predict_volume(scan, both, make_plan((24, 24, 24)), CPU).lesions
     assert lesion.p_lung == pytest.approx(0.75)
-    assert lesion.score == pytest.approx((0.7 + 1.0) / 2, abs=0.01)
+    assert lesion.score == pytest.approx((0.7 + 0.7 + 1.0) / 3, abs=0.01)
 
 
-def test_a_lesion_that_one_network_misses_keeps_half_its_box_score():
+def test_a_lesion_that_one_network_misses_keeps_half_its_box_scores():
     scan = add_ball(tissue((20, 20, 20)), (10, 10, 10), 4)
     both = [BlobNetwork(score=0.8), BlobNetwork(blind=True)]
     (lesion,) = predict_volume(scan, both, make_plan((24, 24, 24)), CPU).lesions
-    assert lesion.score == pytest.approx((0.4 + 1.0) / 2, abs=0.01)
+    assert lesion.score == pytest.approx((0.4 + 0.4 + 1.0) / 3, abs=0.01)
 
 
 def test_what_only_the_dense_branch_sees_becomes_a_low_score_candidate():
