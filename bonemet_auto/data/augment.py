@@ -17,7 +17,6 @@ from batchgenerators.transforms.noise_transforms import (
     GaussianBlurTransform,
     GaussianNoiseTransform,
 )
-from batchgenerators.transforms.resample_transforms import SimulateLowResolutionTransform
 
 from bonemet_auto.geometry import Index, Triple
 
@@ -33,15 +32,11 @@ Float = npt.NDArray[np.float32]
 Int = npt.NDArray[np.uint16]
 
 _INTENSITY = (
-    GaussianNoiseTransform(noise_variance=(0, 0.1), p_per_sample=0.3),
-    GaussianBlurTransform(blur_sigma=(0.5, 1.2), p_per_sample=0.2),
-    BrightnessMultiplicativeTransform(multiplier_range=(0.7, 1.3), p_per_sample=0.3),
-    ContrastAugmentationTransform(contrast_range=(0.65, 1.5), p_per_sample=0.3),
-    SimulateLowResolutionTransform(
-        zoom_range=(0.6, 1), order_downsample=0, order_upsample=1, p_per_sample=0.15
-    ),
-    GammaTransform(gamma_range=(0.7, 1.5), retain_stats=True, p_per_sample=0.3),
-    GammaTransform(gamma_range=(0.7, 1.5), invert_image=True, retain_stats=True, p_per_sample=0.1),
+    GaussianNoiseTransform(noise_variance=(0, 0.05), p_per_sample=0.15),
+    GaussianBlurTransform(blur_sigma=(0.5, 1.0), p_per_sample=0.1),
+    BrightnessMultiplicativeTransform(multiplier_range=(0.8, 1.25), p_per_sample=0.15),
+    ContrastAugmentationTransform(contrast_range=(0.8, 1.25), p_per_sample=0.15),
+    GammaTransform(gamma_range=(0.8, 1.25), retain_stats=True, p_per_sample=0.15),
 )
 
 
@@ -80,7 +75,7 @@ def mirror(image: Float, instances: Int, rng: np.random.Generator) -> tuple[Floa
 
 
 def change_intensity(image: Float) -> Float:
-    """Noise, blur, brightness, contrast, coarser voxels and gamma, each on some of all windows."""
+    """Noise, blur, brightness, contrast and gamma, each on a few of all windows."""
     batch = {"data": image[None, None].copy()}
     for transform in _INTENSITY:
         batch = transform(**batch)
