@@ -22,7 +22,7 @@ from bonemet_auto.data.augment import (
     mirror,
     warp,
 )
-from bonemet_auto.data.paste import Cutout, cut_out, near_bone, paste, vary
+from bonemet_auto.data.paste import cut_out, near_bone, paste, vary
 from bonemet_auto.data.sampling import PatchSampler
 from bonemet_auto.errors import PlanError
 from bonemet_auto.model.roi_sampling import Targets
@@ -75,7 +75,6 @@ class PatchDataset(Dataset[Sample]):
         self, folder: Path, names: Sequence[str], plan: Plan, seed: int, augmented: bool = True
     ) -> None:
         self._opened: dict[int, OpenCase] = {}
-        self._cutouts: dict[tuple[int, int], Cutout] = {}
         self.folder = folder
         self.names = list(names)
         self.plan = plan
@@ -130,26 +129,21 @@ class PatchDataset(Dataset[Sample]):
         rng: np.random.Generator,
     ) -> list[StoredLesion]:
         """Paste lesions of the cohort into a window, in place; their records, ids of their own."""
+        spacing_mm = self.plan.spacing_mm
         used = {lesion.instance for lesion in lesions}
         pasted = []
         for _ in range(rng.integers(1, MOST_PASTED + 1)):
             number, lesion = self.sampler.draw_lesion(rng)
-            cutout = vary(self._cutout(number, lesion), self.plan.spacing_mm, rng)
+            cutout = cut_out(self._case(number), lesion, spacing_mm, self._normalised)
+            cutout = vary(cutout, spacing_mm, rng)
             instance = next(free for free in count(1) if free not in used)
-            if paste(image, instances, bone, cutout, instance, self.plan.spacing_mm, rng):
+            if paste(image, instances, bone, cutout, instance, spacing_mm, rng):
                 used.add(instance)
                 volume = int(cutout.mask.sum())
                 pasted.append(
                     lesion.model_copy(update={"instance": instance, "volume_voxel": volume})
                 )
         return pasted
-
-    def _cutout(self, number: int, lesion: StoredLesion) -> Cutout:
-        key = (number, lesion.instance)
-        if key not in self._cutouts:
-            case, spacing_mm = self._case(number), self.plan.spacing_mm
-            self._cutouts[key] = cut_out(case, lesion, spacing_mm, self._normalised)
-        return self._cutouts[key]
 
     def _normalised(self, hu: npt.NDArray[np.int16]) -> Float:
         return normalise(hu, self.plan.window_hu, self.plan.mean_hu, self.plan.sd_hu)

@@ -35,12 +35,10 @@ class Cutout:
     Attributes:
         image: (z, y, x) normalised HU.
         mask: (z, y, x) bool, the lesion's voxels.
-        is_lung: its source, None where unknown.
     """
 
     image: Float
     mask: Bool
-    is_lung: bool | None
 
 
 def cut_out(
@@ -57,7 +55,7 @@ def cut_out(
         (high - low + 2 * margin).astype(int).tolist(),
     )
     hu, instances = case.crop((start[0], start[1], start[2]), (size[0], size[1], size[2]))
-    return Cutout(to_input(hu), instances == lesion.instance, lesion.is_lung)
+    return Cutout(to_input(hu), instances == lesion.instance)
 
 
 def vary(cutout: Cutout, spacing_mm: Triple, rng: np.random.Generator) -> Cutout:
@@ -65,7 +63,7 @@ def vary(cutout: Cutout, spacing_mm: Triple, rng: np.random.Generator) -> Cutout
     image, ids = mirror(cutout.image, cutout.mask.astype(np.uint16), rng)
     shape = (image.shape[0], image.shape[1], image.shape[2])
     image, ids = warp(np.ascontiguousarray(image), np.ascontiguousarray(ids), shape, spacing_mm)
-    return Cutout(image, ids > 0, cutout.is_lung)
+    return Cutout(image, ids > 0)
 
 
 def near_bone(hu: npt.NDArray[np.int16]) -> Bool:
