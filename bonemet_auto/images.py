@@ -51,13 +51,18 @@ class Volume:
     geometry: Geometry
 
 
+def image_ending(name: str) -> str | None:
+    """Which of `ENDINGS` a file name has, in whatever case it is written."""
+    return next((ending for ending in ENDINGS if name.lower().endswith(ending)), None)
+
+
 def strip_ending(name: str) -> str:
     """File name without its image ending, in whatever case that is written.
 
     Raises:
         DataError: the ending is none of `ENDINGS`.
     """
-    ending = _ending(name)
+    ending = image_ending(name)
     if ending is None:
         raise DataError(f"{name} is no image file: expected an ending of {_LISTED_ENDINGS}.")
     return name[: -len(ending)]
@@ -75,7 +80,7 @@ def list_images(source: Path) -> dict[str, Path]:
     candidates = sorted(source.iterdir()) if source.is_dir() else [source]
     found: dict[str, Path] = {}
     for path in candidates:
-        if path.name.startswith(".") or _ending(path.name) is None or not path.is_file():
+        if path.name.startswith(".") or image_ending(path.name) is None or not path.is_file():
             continue
         case = strip_ending(path.name).removesuffix("_0000")
         if case in found:
@@ -164,10 +169,6 @@ def write_volume(path: Path, volume: Volume) -> None:
     image.SetDirection(np.asarray(geometry.direction)[::-1].T.flatten().tolist())
     with atomic_write(path) as temporary:
         sitk.WriteImage(image, str(temporary), useCompression=True)
-
-
-def _ending(name: str) -> str | None:
-    return next((ending for ending in ENDINGS if name.lower().endswith(ending)), None)
 
 
 def _read_raw(path: Path) -> tuple[npt.NDArray[Any], Geometry]:

@@ -5,6 +5,8 @@ us may not, so that a typing slip in an edited plan is found at once. `read_json
 mistakes of a file together, with the path of each field.
 """
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -353,6 +355,14 @@ def parse_json(text: str, model: type[Model], where: str, error: type[BonemetErr
             for item in invalid.errors()
         )
         raise error(f"{where}: {mistakes}. See docs/reference/formats.md.") from None
+
+
+def write_failures(path: Path, failed: Sequence[FailedCase]) -> None:
+    """Write `failed_cases.json`; without any failed case, remove that of an earlier run."""
+    if not failed:
+        path.unlink(missing_ok=True)
+        return
+    write_text(path, json.dumps([case.model_dump() for case in failed], indent=1) + "\n")
 
 
 def write_json(path: Path, value: BaseModel) -> None:

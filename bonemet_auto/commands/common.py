@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -97,3 +98,17 @@ def pick_device(name: str) -> "torch.device":
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"--device {name}: {torch.cuda.device_count()} CUDA devices are here")
     return device
+
+
+def remove_dataset(folder: Path) -> None:
+    """Remove a dataset folder, and nothing that does not look like one.
+
+    Raises:
+        UsageError: it holds files and no `dataset.json`.
+    """
+    if any(folder.iterdir()) and not (folder / "dataset.json").is_file():
+        raise UsageError(
+            f"--overwrite: {folder} holds files but no dataset.json, so it is left alone. "
+            "Give another folder."
+        )
+    shutil.rmtree(folder)

@@ -2,12 +2,11 @@
 
 import argparse
 import logging
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bonemet_auto.commands.common import EXIT_DONE, command_parser, run_command
+from bonemet_auto.commands.common import EXIT_DONE, command_parser, remove_dataset, run_command
 from bonemet_auto.errors import UsageError
 
 _log = logging.getLogger(__name__)
@@ -52,7 +51,7 @@ def _make(options: argparse.Namespace) -> int:
     if options.seed < 0:
         raise UsageError(f"--seed {options.seed}: give 0 or more.")
     if options.overwrite and options.out.is_dir():
-        _remove_dataset(options.out)
+        remove_dataset(options.out)
     started = time.perf_counter()
     write_phantom_dataset(
         options.out,
@@ -65,13 +64,3 @@ def _make(options: argparse.Namespace) -> int:
     )
     _log.info("%s written in %.0f s", options.out, time.perf_counter() - started)
     return EXIT_DONE
-
-
-def _remove_dataset(folder: Path) -> None:
-    """Empty a dataset folder, and nothing that does not look like one."""
-    if any(folder.iterdir()) and not (folder / "dataset.json").is_file():
-        raise UsageError(
-            f"--overwrite: {folder} holds files but no dataset.json, so it is left alone. "
-            "Give another folder."
-        )
-    shutil.rmtree(folder)

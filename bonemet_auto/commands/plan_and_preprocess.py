@@ -1,7 +1,6 @@
 """`bonemet_plan_and_preprocess -d D`: check the data, plan, and preprocess."""
 
 import argparse
-import json
 import logging
 import os
 from collections.abc import Sequence
@@ -66,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _plan_and_preprocess(options: argparse.Namespace) -> int:
     from bonemet_auto.integrity import inspect_dataset
     from bonemet_auto.raw_dataset import open_raw_dataset
-    from bonemet_auto.schema import write_json
+    from bonemet_auto.schema import write_failures, write_json
 
     if options.processes is not None and options.processes < 1:
         raise UsageError(f"-np {options.processes}: give at least one process.")
@@ -91,8 +90,12 @@ def _plan_and_preprocess(options: argparse.Namespace) -> int:
 
         cases = folder / options.plan_name / "cases"
         failed += preprocess_dataset(dataset, fingerprint, plan, cases, processes)
-    _write_failed(folder / "failed_cases.json", failed)
-    return EXIT_SOME_FAILED if failed else EXIT_DONE
+    write_failures(folder / "failed_cases.json", failed)
+    if not failed:
+        return EXIT_DONE
+    count = len({case.case for case in failed})
+    print(f"{count} cases failed or were left out: {folder / 'failed_cases.json'}")
+    return EXIT_SOME_FAILED
 
 
 def _default_processes() -> int:
@@ -203,12 +206,3 @@ def _describe(fingerprint: "Fingerprint", splits: "Splits", plan: "Plan", folder
 
 def _times(values: Sequence[float]) -> str:
     return " x ".join(f"{value:.4g}" for value in values)
-
-
-def _write_failed(path: Path, failed: "list[FailedCase]") -> None:
-    """Write `failed_cases.json`, or remove that of an earlier run."""
-    if not failed:
-        path.unlink(missing_ok=True)
-        return
-    write_text(path, json.dumps([case.model_dump() for case in failed], indent=1) + "\n")
-    print(f"{len({case.case for case in failed})} cases failed or were left out: {path}")

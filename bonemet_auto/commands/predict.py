@@ -87,8 +87,9 @@ def _predict(options: argparse.Namespace) -> int:
 
     tune_processor()
     from bonemet_auto.images import find_images
-    from bonemet_auto.inference.export import write_cohort_tables, write_failures
+    from bonemet_auto.inference.export import write_cohort_tables
     from bonemet_auto.inference.load import find_folds, load_ensemble
+    from bonemet_auto.schema import write_failures
 
     started, clock_s = datetime.now(timezone.utc), time.perf_counter()
     of_all_parts = find_images(options.input)

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,7 +16,6 @@ from bonemet_auto.inference.predict import CaseResult
 from bonemet_auto.model.patient import noisy_or
 from bonemet_auto.schema import (
     CasePrediction,
-    FailedCase,
     LesionRecord,
     OperatingPoint,
     PatientRecord,
@@ -115,14 +113,6 @@ def write_cohort_tables(out: Path) -> None:
             if (estimate := item.patient) is not None
         ),
     )
-
-
-def write_failures(path: Path, failed: Sequence[FailedCase]) -> None:
-    """Write the list of failed cases; without any, remove the list of an earlier run."""
-    if not failed:
-        path.unlink(missing_ok=True)
-        return
-    write_text(path, json.dumps([item.model_dump() for item in failed], indent=1) + "\n")
 
 
 def is_run_file(path: Path) -> bool:
