@@ -12,9 +12,11 @@ from bonemet_auto.schema import CaseFingerprint, CaseLabels, DatasetInfo, Lesion
 BIN_HU = 16
 HISTOGRAM_EDGES_HU = np.arange(HU_RANGE[0], HU_RANGE[1] + BIN_HU, BIN_HU)
 BONE_THRESHOLD_HU = 150
+BODY_THRESHOLD_HU = -500
 BONE_MARGIN_MM = 20.0
 """Lesions are looked for this far around bone: lysis and soft-tissue parts reach that far."""
 
+_TOUCHING = np.ones((3, 3, 3), dtype=bool)
 _SMALLEST_BONE_MM3 = 100.0
 _SMOOTHED_SPACING_MM = 2.0
 
@@ -30,7 +32,7 @@ def bone_mask(hu: HuArray, spacing_mm: Triple) -> Mask:
     """
     window = [3 if step <= _SMOOTHED_SPACING_MM else 1 for step in spacing_mm]
     dense = ndimage.uniform_filter(hu, window, mode="nearest") > BONE_THRESHOLD_HU
-    pieces, _ = ndimage.label(dense, np.ones((3, 3, 3)))
+    pieces, _ = ndimage.label(dense, _TOUCHING)
     large = np.bincount(pieces.ravel()) * np.prod(spacing_mm) >= _SMALLEST_BONE_MM3
     large[0] = False
     return large[pieces]
@@ -58,8 +60,10 @@ def fingerprint_case(
         input_hash=input_hash,
         shape=image.geometry.shape,
         spacing_mm=spacing_mm,
+        orientation=image.geometry.orientation,
         lesions=lesions,
         patient_label=patient_label(labels, info.positive_class),
+        body_histogram=_histogram(image.array[image.array > BODY_THRESHOLD_HU]),
         bone_histogram=_histogram(image.array[bone]),
         lesion_histogram=_histogram(image.array[label.array > 0]),
     )
@@ -92,7 +96,18 @@ def _lesion(
         volume_mm3=voxels * float(np.prod(spacing_mm)),
         size_mm=(sizes[0], sizes[1], sizes[2]),
         share_outside_bone=float(outside.sum()) / voxels,
+        touching=_neighbours(instance, place, label),
     )
+
+
+def _neighbours(
+    instance: int, place: tuple[slice, slice, slice], label: npt.NDArray[np.uint16]
+) -> tuple[int, ...]:
+    """Ids of the lesions that share a face, edge or corner with this one."""
+    near = label[tuple(slice(max(0, axis.start - 1), axis.stop + 1) for axis in place)]
+    reached = ndimage.binary_dilation(near == instance, _TOUCHING)
+    ids = set(np.unique(near[reached]).tolist()) - {0, instance}
+    return tuple(sorted(ids))
 
 
 def _histogram(hu: HuArray) -> tuple[int, ...]:

@@ -39,6 +39,15 @@ class Geometry:
         """Volume of one voxel."""
         return float(np.prod(self.spacing_mm))
 
+    @property
+    def orientation(self) -> str:
+        """Where each axis points at, as in file headers: x, y, z, of L/R, P/A and S/I."""
+        return "".join(
+            "LPS"[axis] if vector[axis] >= 0 else "RAI"[axis]
+            for vector in self.direction[::-1]
+            for axis in [int(np.abs(vector).argmax())]
+        )
+
     def index_to_lps(self, index: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Map (..., 3) voxel indices z y x (centres at integers) to (..., 3) LPS mm."""
         steps = np.asarray(self.direction) * np.asarray(self.spacing_mm)[:, None]

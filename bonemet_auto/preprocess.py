@@ -20,7 +20,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from bonemet_auto.errors import BonemetError, DataError
-from bonemet_auto.fingerprint import bone_mask
+from bonemet_auto.fingerprint import BODY_THRESHOLD_HU, bone_mask
 from bonemet_auto.geometry import Index, Triple
 from bonemet_auto.images import read_hu, read_instances
 from bonemet_auto.raw_dataset import RawCase, RawDataset, read_case_labels
@@ -37,7 +37,6 @@ from bonemet_auto.schema import (
 )
 from bonemet_auto.store import open_case, write_case
 
-BODY_THRESHOLD_HU = -500
 BONE_SAMPLES = 512
 _CODE_VERSION = 1
 """Part of every case's hash: raise it when the same input gives other stored values."""

@@ -103,13 +103,14 @@ class GeometryRecord(_Ours):
 
 
 class LesionFingerprint(_Ours):
-    """One lesion as annotated, on the scan's own grid."""
+    """One lesion as annotated, on the scan's own grid; `touching` are ids of its neighbours."""
 
     instance: int
     source: int | None
     volume_mm3: float
     size_mm: Triple
     share_outside_bone: float
+    touching: tuple[int, ...]
 
 
 class CaseFingerprint(_Ours):
@@ -120,8 +121,10 @@ class CaseFingerprint(_Ours):
     input_hash: str
     shape: Index
     spacing_mm: Triple
+    orientation: str
     lesions: tuple[LesionFingerprint, ...]
     patient_label: Literal[0, 1] | None
+    body_histogram: tuple[int, ...]
     bone_histogram: tuple[int, ...]
     lesion_histogram: tuple[int, ...]
 

@@ -65,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _plan_and_preprocess(options: argparse.Namespace) -> int:
     from bonemet_auto.integrity import inspect_dataset
     from bonemet_auto.raw_dataset import open_raw_dataset
+    from bonemet_auto.report.fingerprint import draw_fingerprint
     from bonemet_auto.schema import write_failures, write_json
 
     if options.processes is not None and options.processes < 1:
@@ -84,6 +85,7 @@ def _plan_and_preprocess(options: argparse.Namespace) -> int:
     write_json(folder / "fingerprint.json", fingerprint)
     write_json(folder / "splits.json", splits)
     plan = _plan(options, fingerprint, folder / options.plan_name)
+    draw_fingerprint(fingerprint, dataset.info.labels, plan, folder / "fingerprint.png")
     _describe(fingerprint, splits, plan, folder / options.plan_name)
     if not options.plan_only:
         from bonemet_auto.preprocess import preprocess_dataset

@@ -10,6 +10,7 @@ Maps are channels_last_3d all the way, so that norms and linears see contiguous 
 from collections.abc import Sequence
 from typing import cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -103,7 +104,7 @@ class ConvNextTrunk(nn.Module):
     ) -> None:
         super().__init__()
         self.skip = ConvNormAct(1, skip_width)
-        rates = torch.linspace(0, drop_path, sum(depths)).tolist()
+        rates = np.linspace(0, drop_path, sum(depths)).tolist()
         stem = ResidualConv(skip_width, widths[0], strides[0])
         self.downsamples = nn.ModuleList(
             (

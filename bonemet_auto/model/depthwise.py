@@ -42,7 +42,7 @@ class DepthwiseConv3d(nn.Module):
         self.kernel = kernel
         self.weight = nn.Parameter(torch.empty(channels, 1, *kernel))
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
-        nn.init.trunc_normal_(self.weight, std=0.02)
+        nn.init.normal_(self.weight, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
         """Filter (N, C, Z, Y, X), best channels-last in memory; the result always is on a CPU."""

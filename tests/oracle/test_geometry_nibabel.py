@@ -51,6 +51,8 @@ def test_a_marked_voxel_keeps_its_place_when_nibabel_reorients_the_image(order):
     for signs in product((1, -1), repeat=3):
         direction = tuple(tuple(AXES[axis] * sign) for axis, sign in zip(order, signs, strict=True))
         grid = Geometry(SHAPE, SPACING_MM, ORIGIN_MM, direction)
+        codes = nib.aff2axcodes(image_of(grid, np.zeros(SHAPE, np.uint8)).affine)
+        assert grid.orientation == "".join(codes)
         marked = np.zeros(SHAPE, np.uint8)
         marked[1, 3, 4] = 1
         upright = nib.as_closest_canonical(image_of(grid, marked))

@@ -25,13 +25,13 @@ def make_case(i: int, shape, spacing, sizes_mm) -> CaseFingerprint:
     lesions = tuple(
         LesionFingerprint(
             instance=k + 1, source=k % 2, volume_mm3=float(np.prod(size) / 2), size_mm=size,
-            share_outside_bone=float(random.random() < 0.1),
+            share_outside_bone=float(random.random() < 0.1), touching=(),
         )
         for k, size in enumerate(sizes_mm)
     )  # fmt: skip
     return CaseFingerprint(
         case=f"c{i}", patient_id=f"p{i}", input_hash=str(i), shape=shape, spacing_mm=spacing,
-        lesions=lesions, patient_label=1,
+        lesions=lesions, patient_label=1, orientation="LPS", body_histogram=(),
         bone_histogram=tuple(random.integers(0, 99, bins).tolist()),
         lesion_histogram=tuple(random.integers(0, 9, bins).tolist()),
     )  # fmt: skip

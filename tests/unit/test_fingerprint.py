@@ -67,12 +67,24 @@ def test_share_outside_bone_counts_what_lies_beyond_the_margin(tmp_path):
     assert shares == pytest.approx([5 / 10, 8 / 10, 1])
 
 
+def test_lesions_that_share_a_corner_touch(tmp_path):
+    hu, ids = make_scan(np.random.default_rng(1))
+    ids[:] = 0
+    ids[3:5, 6:9, 7:11] = 1
+    ids[5:7, 9:11, 11:13] = 2
+    ids[7:9, 12:13, 14:15] = 5
+    case = fingerprint_of(tmp_path, hu, ids, {1: 0, 2: 0, 5: 0})
+    assert [lesion.touching for lesion in case.lesions] == [(2,), (1,), ()]
+    assert case.orientation == GEOMETRY.orientation == "LPS"
+
+
 def test_histograms_count_every_voxel_in_its_bin(tmp_path):
     hu, ids = make_scan(np.random.default_rng(2))
     case = fingerprint_of(tmp_path, hu, ids, {1: 1, 2: 1})
     expected, _ = np.histogram(hu[ids > 0], np.append(HISTOGRAM_EDGES_HU[:-1], 3072))
     assert case.lesion_histogram == tuple(expected)
     assert sum(case.bone_histogram) == bone_mask(hu, GEOMETRY.spacing_mm).sum()
+    assert sum(case.body_histogram) == (hu > -500).sum()
     assert len(case.bone_histogram) == len(HISTOGRAM_EDGES_HU) - 1 == 256
 
 

@@ -9,7 +9,12 @@ from bonemet_auto.folds import check_splits, fold_cases, make_splits, patient_la
 from bonemet_auto.schema import CaseFingerprint, Fingerprint, LesionFingerprint, Splits
 
 LESION = LesionFingerprint(
-    instance=1, source=0, volume_mm3=9.0, size_mm=(1.0, 1.0, 1.0), share_outside_bone=0.0
+    instance=1,
+    source=0,
+    volume_mm3=9.0,
+    size_mm=(1.0, 1.0, 1.0),
+    share_outside_bone=0.0,
+    touching=(),
 )
 
 
@@ -21,7 +26,7 @@ def cohort(*patients):
             CaseFingerprint(
                 case=f"c{number}", patient_id=patient, input_hash="", shape=(1, 1, 1),
                 spacing_mm=(1.0, 1.0, 1.0), lesions=(LESION,) * lesions, patient_label=label,
-                bone_histogram=(), lesion_histogram=(),
+                orientation="LPS", body_histogram=(), bone_histogram=(), lesion_histogram=(),
             )
             for number, (patient, label, lesions) in enumerate(patients)
         ),

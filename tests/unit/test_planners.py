@@ -30,7 +30,12 @@ def cohort(
 ) -> Fingerprint:  # fmt: skip
     lesions = tuple(
         LesionFingerprint(
-            instance=i, source=1, volume_mm3=100.0, size_mm=size, share_outside_bone=outside
+            instance=i,
+            source=1,
+            volume_mm3=100.0,
+            size_mm=size,
+            share_outside_bone=outside,
+            touching=(),
         )
         for i, size in enumerate(sizes, 1)
     )
@@ -39,7 +44,8 @@ def cohort(
         cases=tuple(
             CaseFingerprint(
                 case=f"c{i}", patient_id=f"c{i}", input_hash="0", shape=shape, spacing_mm=spacing,
-                lesions=lesions, patient_label=1, bone_histogram=bone or histogram(hu300=5),
+                lesions=lesions, patient_label=1, orientation="LPS", body_histogram=(),
+                bone_histogram=bone or histogram(hu300=5),
                 lesion_histogram=lesion or histogram(hu500=5),
             )
             for i, spacing in enumerate(spacings)

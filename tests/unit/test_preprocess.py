@@ -41,12 +41,18 @@ def dataset(folder: Path, names: list[str]) -> tuple[RawDataset, Fingerprint]:
         raw.labels_json.write_text(json.dumps({"instances": {"1": 1, "4": None}}))
         cases.append(raw)
         lesion = LesionFingerprint(
-            instance=1, source=1, volume_mm3=90, size_mm=(6, 5, 6), share_outside_bone=0
+            instance=1,
+            source=1,
+            volume_mm3=90,
+            size_mm=(6, 5, 6),
+            share_outside_bone=0,
+            touching=(),
         )
         known.append(
             CaseFingerprint(
                 case=name, patient_id=f"P {name}", input_hash=f"hash {name}", shape=SHAPE,
-                spacing_mm=SPACING, lesions=(lesion,), patient_label=1, bone_histogram=(0,) * 256,
+                spacing_mm=SPACING, lesions=(lesion,), patient_label=1, orientation="LPS",
+                body_histogram=(), bone_histogram=(0,) * 256,
                 lesion_histogram=(0,) * 256,
             )
         )  # fmt: skip

@@ -38,9 +38,11 @@ FINGERPRINT = {
     "spacing_mm": (1, 0.1, 1e-3),
     "lesions": [
         {"instance": 2, "source": None, "volume_mm3": 1, "size_mm": (1, 2, 3)}
-        | {"share_outside_bone": 0}
+        | {"share_outside_bone": 0, "touching": [3]}
     ],
     "patient_label": None,
+    "orientation": "LPS",
+    "body_histogram": [],
     "bone_histogram": [1, 2],
     "lesion_histogram": [],
 }
