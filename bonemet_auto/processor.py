@@ -6,6 +6,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+WINDOWS_PER_PART = 2
+"""Windows of a batch that go through the network together on a CPU; other parts run beside them.
+
+A constant, so that results do not depend on the number of cores.
+"""
+
 _SWITCH_INTERVAL_S = 2e-4
 """Training lanes hand the interpreter over at each operation; Python's own 5 ms is far too long."""
 

@@ -205,10 +205,11 @@ class InferencePlan(_Ours):
 
 
 class Target(_Ours):
-    """What the plan was made for."""
+    """What the plan was made for; `bfloat16` where the device computes in it."""
 
     device: Literal["cpu", "cuda"]
     memory_gb: float
+    bfloat16: bool = True
 
 
 class Plan(_Ours):

@@ -5,12 +5,17 @@ A planner is a function; `PLANNERS` names them all. Nothing here touches files o
 
 from typing import Protocol
 
+import torch
+
 from bonemet_auto.errors import PlanError, UsageError
 from bonemet_auto.geometry import Index, Triple
+from bonemet_auto.model.precision import has_bfloat16
 from bonemet_auto.schema import Fingerprint, Plan, Target
 from planners.default import plan_default
 from planners.explain import explain_plan
 from planners.fast import plan_fast
+from planners.large import plan_large
+from planners.memory import measured_plan
 
 OWNER = "bonemet_auto"
 """Tells this package from a foreign one of the same name."""
@@ -26,9 +31,11 @@ __all__ = [
     "default_planner",
     "detect_target",
     "explain_plan",
+    "measured_plan",
     "override",
     "plan_default",
     "plan_fast",
+    "plan_large",
 ]
 
 
@@ -47,7 +54,11 @@ class Planner(Protocol):
         ...
 
 
-PLANNERS: dict[str, Planner] = {"default": plan_default, "fast": plan_fast}
+PLANNERS: dict[str, Planner] = {
+    "default": plan_default,
+    "fast": plan_fast,
+    "large": plan_large,
+}
 
 
 def detect_target(gpu_memory_gb: float | None) -> Target:
@@ -62,14 +73,17 @@ def detect_target(gpu_memory_gb: float | None) -> Target:
     if gpu_memory_gb is not None:
         if not gpu_memory_gb > 0:
             raise UsageError(f"--gpu-memory {gpu_memory_gb} must be above 0 (GB).")
-        return Target(device="cuda", memory_gb=gpu_memory_gb)
-    import torch
-
+        return Target(device="cuda", memory_gb=gpu_memory_gb, bfloat16=True)
     if not torch.cuda.is_available():
-        return Target(device="cpu", memory_gb=CPU_MEMORY_GB)
+        fast = has_bfloat16(torch.device("cpu"))
+        return Target(device="cpu", memory_gb=CPU_MEMORY_GB, bfloat16=fast)
     found_gb = torch.cuda.get_device_properties(0).total_memory / 1e9
     reached = [gb for gb in GPU_CLASSES_GB if found_gb >= _REPORTED_SHARE * gb]
-    return Target(device="cuda", memory_gb=float(reached[0] if reached else int(found_gb) or 1))
+    return Target(
+        device="cuda",
+        memory_gb=float(reached[0] if reached else int(found_gb) or 1),
+        bfloat16=has_bfloat16(torch.device("cuda")),
+    )
 
 
 def default_planner(target: Target) -> str:

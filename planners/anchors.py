@@ -10,8 +10,6 @@ from bonemet_auto.geometry import Index, Triple
 
 RPN_STRIDES = (4, 16)
 """Strides along the most strided axis whose stages propose lesions."""
-SMALL_LESION_VOXELS = 4.0
-"""Below this 10th percentile of the lesions' edge, the stage before the first one proposes too."""
 SEARCH_STEPS = 400
 SEARCH_LESIONS = 2000
 
@@ -27,16 +25,18 @@ class AnchorFit:
     recall_at_05: float
 
 
-def choose_stages(total_strides: Sequence[Index], lesions: Sizes, spacing_mm: Triple) -> list[int]:
+def choose_stages(
+    total_strides: Sequence[Index], lesions: Sizes, spacing_mm: Triple, fine_level_voxels: float
+) -> list[int]:
     """Indices of the stages that propose lesions.
 
     Stages with strides 4 to 16 along their most strided axis, and the stride-2 stage where the 10th
-    percentile of the lesions' mean edge over the fine axes is below 4 voxels; the deepest stage if
-    that leaves none.
+    percentile of the lesions' mean edge over the fine axes is below `fine_level_voxels`; the
+    deepest stage if that leaves none.
     """
     strides = [max(stride) for stride in total_strides]
     low, high = RPN_STRIDES
-    if small_edge(lesions, spacing_mm) < SMALL_LESION_VOXELS:
+    if small_edge(lesions, spacing_mm) < fine_level_voxels:
         low //= 2
     chosen = [stage for stage, stride in enumerate(strides) if low <= stride <= high]
     return chosen or [len(strides) - 1]

@@ -1,6 +1,6 @@
 """The `default` planner, for GPUs, and the derivation that all planners share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,11 +16,16 @@ from bonemet_auto.schema import (
     TrainingPlan,
 )
 from planners.anchors import Sizes, choose_stages, search_anchors
-from planners.memory import training_bytes
+from planners.memory import Blueprint, training_bytes
 from planners.patch import Topology, given_patch, largest_patch, shape_patch
 from planners.spacing import intensities, lesion_sizes, planned_shapes, target_spacing
 
 LIMIT_PERCENTILE = 95
+LARGE_LESION_PERCENTILE = 99
+CONTEXT_MM = 20.0
+"""Seen around a lesion: is there a rim, is the cortex breached?"""
+DEEPEST_CELLS = 4
+"""Cells of the deepest map that span a large lesion with its context: one block sees it whole."""
 SEED = 0
 OUTSIDE_BONE_SHARE = 0.02
 FINEST_SPACING_MM, COARSEST_SPACING_MM = 0.1, 20.0
@@ -38,9 +43,11 @@ class Preset:
         depths: blocks per stage, likewise.
         coarsest_lesion_voxels: the spacing is coarsened until a small lesion (10th percentile)
             spans this many voxels; None keeps the scans' own.
+        fine_level_voxels: lesions of which the 10th percentile is smaller are also proposed at
+            stride 2, where most cells are.
         skip_width: channels of the full-resolution skip.
         neck_width: channels of the neck and heads.
-        most_stages: stages to build at most.
+        stages: fewest and most stages to build, as the patch allows.
         min_edge: fewest cells along an axis of the deepest map.
         edges: candidates for the patch edge along the finest axis, in voxels.
         anchors_per_level: anchor sizes per level.
@@ -57,9 +64,10 @@ class Preset:
     widths: tuple[int, ...]
     depths: tuple[int, ...]
     coarsest_lesion_voxels: float | None
+    fine_level_voxels: float
     skip_width: int
     neck_width: int
-    most_stages: int
+    stages: tuple[int, int]
     min_edge: int
     edges: tuple[int, ...]
     anchors_per_level: int
@@ -77,9 +85,10 @@ _ATTO = Preset(
     widths=(40, 80, 160, 320),
     depths=(2, 2, 6, 2),
     coarsest_lesion_voxels=None,
+    fine_level_voxels=8.0,
     skip_width=16,
     neck_width=64,
-    most_stages=5,
+    stages=(4, 6),
     min_edge=4,
     edges=tuple(range(64, 257, 16)),
     anchors_per_level=3,
@@ -153,8 +162,13 @@ def make_plan(
     )
     lesions = lesion_sizes(fingerprint, spacing)
     hu = intensities(fingerprint)
-    patch, found = _patch(preset, fingerprint, target, spacing, patch_size)
-    batch = _batch_size(preset, patch, found, target)
+
+    def blueprint(found: Topology) -> Blueprint:
+        return _blueprint(preset, found, lesions, spacing)
+
+    depth = depth_for(lesions, spacing, preset.stages)
+    patch, found = _patch(preset, depth, fingerprint, target, spacing, patch_size, blueprint)
+    batch = _batch_size(preset, patch, blueprint(found), target)
     return Plan(
         name=name,
         planner=preset.planner,
@@ -166,8 +180,8 @@ def make_plan(
         sd_hu=hu.sd_hu,
         patch_size=patch,
         batch_size=batch,
-        memory_bytes=_memory(preset, patch, found, batch, target.device),
-        network=_network(preset, found, lesions, spacing),
+        memory_bytes=training_bytes(blueprint(found), patch, batch, target),
+        network=_network(preset, blueprint(found), lesions),
         training=TrainingPlan(
             iterations=preset.iterations,
             epochs=preset.epochs,
@@ -209,26 +223,41 @@ def _checked_spacing(spacing_mm: Triple | None) -> Triple | None:
     return z, y, x
 
 
+def depth_for(lesions: Sizes, spacing: Triple, stages: tuple[int, int]) -> int:
+    """Stages until a few cells of the deepest map span the largest lesions and their surroundings.
+
+    Args:
+        lesions: (L, 3) box edges in planned voxels.
+        spacing: planned voxel edges, mm.
+        stages: fewest and most.
+    """
+    largest = np.percentile(lesions * np.asarray(spacing), LARGE_LESION_PERCENTILE, axis=0).max()
+    voxels = (largest + 2 * CONTEXT_MM) / min(spacing)
+    return int(np.clip(np.ceil(np.log2(voxels / DEEPEST_CELLS)), *stages))
+
+
 def _patch(
     preset: Preset,
+    depth: int,
     fingerprint: Fingerprint,
     target: Target,
     spacing: Triple,
     patch_size: Index | None,
+    blueprint: Callable[[Topology], Blueprint],
 ) -> tuple[Index, Topology]:
     limit = size_limit(fingerprint, spacing)
-    stages, min_edge = preset.most_stages, preset.min_edge
+    min_edge = preset.min_edge
     budget = MEMORY_SHARE * target.memory_gb * 1e9
 
     def memory(patch: Index, found: Topology) -> int:
-        return _memory(preset, patch, found, preset.batch_sizes[0], target.device)
+        return training_bytes(blueprint(found), patch, preset.batch_sizes[0], target)
 
     def shape(edge: int) -> tuple[Index, Topology]:
-        return shape_patch(edge, spacing, limit, stages, min_edge)
+        return shape_patch(edge, spacing, limit, depth, min_edge)
 
     if patch_size is None:
         return largest_patch(preset.edges, shape, memory, budget)
-    patch, found = given_patch(patch_size, spacing, stages, min_edge)
+    patch, found = given_patch(patch_size, spacing, depth, min_edge)
     if memory(patch, found) > budget:
         nearest, _ = largest_patch(preset.edges, shape, memory, budget)
         raise PlanError(
@@ -238,38 +267,44 @@ def _patch(
     return patch, found
 
 
-def _batch_size(preset: Preset, patch: Index, found: Topology, target: Target) -> int:
+def _batch_size(preset: Preset, patch: Index, blueprint: Blueprint, target: Target) -> int:
     """The largest batch that fits, within the preset's range."""
     smallest, largest = preset.batch_sizes
     budget = MEMORY_SHARE * target.memory_gb * 1e9
     fitting = [
         batch
         for batch in range(smallest, largest + 1)
-        if _memory(preset, patch, found, batch, target.device) <= budget
+        if training_bytes(blueprint, patch, batch, target) <= budget
     ]
     return max(fitting, default=smallest)
 
 
-def _memory(preset: Preset, patch: Index, found: Topology, batch: int, device: str) -> int:
+def _blueprint(preset: Preset, found: Topology, lesions: Sizes, spacing: Triple) -> Blueprint:
     widths, depths = _per_stage(preset, len(found.strides))
-    return training_bytes(
-        patch, batch, found.strides, widths, depths, preset.skip_width, preset.neck_width, device
+    totals = [found.total_stride(stage) for stage in range(len(found.strides))]
+    return Blueprint(
+        strides=found.strides,
+        kernels=found.kernels,
+        widths=widths,
+        depths=depths,
+        skip_width=preset.skip_width,
+        neck_width=preset.neck_width,
+        rpn_stages=tuple(choose_stages(totals, lesions, spacing, preset.fine_level_voxels)),
+        anchors_per_level=preset.anchors_per_level,
     )
 
 
-def _network(preset: Preset, found: Topology, lesions: Sizes, spacing: Triple) -> NetworkPlan:
-    widths, depths = _per_stage(preset, len(found.strides))
-    totals = [found.total_stride(stage) for stage in range(len(found.strides))]
-    stages = choose_stages(totals, lesions, spacing)
-    levels = [totals[stage] for stage in stages]
+def _network(preset: Preset, blueprint: Blueprint, lesions: Sizes) -> NetworkPlan:
+    topology = Topology(blueprint.strides, blueprint.kernels)
+    levels = [topology.total_stride(stage) for stage in blueprint.rpn_stages]
     return NetworkPlan(
-        widths=widths,
-        depths=depths,
-        strides=found.strides,
-        kernels=found.kernels,
-        skip_width=preset.skip_width,
-        neck_width=preset.neck_width,
-        rpn_stages=tuple(stages),
+        widths=blueprint.widths,
+        depths=blueprint.depths,
+        strides=blueprint.strides,
+        kernels=blueprint.kernels,
+        skip_width=blueprint.skip_width,
+        neck_width=blueprint.neck_width,
+        rpn_stages=blueprint.rpn_stages,
         anchor_sizes=search_anchors(lesions, levels, preset.anchors_per_level, SEED),
         drop_path=preset.drop_path,
     )

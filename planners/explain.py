@@ -85,7 +85,8 @@ def _grid_rows(plan: Plan, fingerprint: Fingerprint) -> list[Row]:
 def _patch_rows(plan: Plan, fingerprint: Fingerprint) -> list[Row]:
     limit = default.size_limit(fingerprint, plan.spacing_mm)
     sizes = spacing.lesion_sizes(fingerprint, plan.spacing_mm)
-    larger = (sizes > np.asarray(plan.patch_size)).any(axis=1).mean()
+    context = 2 * default.CONTEXT_MM / np.asarray(plan.spacing_mm)
+    covered = (sizes + context <= np.asarray(plan.patch_size)).all(axis=1).mean()
     total = plan.network.total_stride(len(plan.network.strides) - 1)
     extent_mm = np.multiply(plan.patch_size, plan.spacing_mm).round(1).tolist()
     return [
@@ -94,8 +95,8 @@ def _patch_rows(plan: Plan, fingerprint: Fingerprint) -> list[Row]:
             plan.patch_size,
             "largest cube in mm that fits the memory, no larger than the 95th percentile scan, "
             f"a multiple of the total stride {_text(total)}; or asked for",
-            f"{_text(extent_mm)} mm; scans {_text(limit)} voxels; {larger:.1%} of the lesions are "
-            "larger along an axis",
+            f"{_text(extent_mm)} mm; scans {_text(limit)} voxels; holds {covered:.0%} of the "
+            f"lesions with {default.CONTEXT_MM:g} mm around them",
         ),
         (
             "batch size",
@@ -106,23 +107,27 @@ def _patch_rows(plan: Plan, fingerprint: Fingerprint) -> list[Row]:
         (
             "memory, GB",
             round(plan.memory_bytes / 1e9, 2),
-            "closed formula, see planners/memory.py; not measured",
-            "patch, batch, widths, depths, 2 bytes a value on a GPU and 4 on a CPU",
+            "peak of a training step of this network on tensors without values, "
+            f"{memory.HEADROOM[plan.target.device]:g} times for the allocator, and "
+            f"{memory.CONTEXT_BYTES[plan.target.device] / 1e9:g} GB for libraries",
+            "patch, batch and network, in " + ("bfloat16" if plan.target.bfloat16 else "float32"),
         ),
     ]
 
 
 def _network_rows(plan: Plan, fingerprint: Fingerprint) -> list[Row]:
     net = plan.network
-    count = memory.parameters(net.strides, net.widths, net.depths, net.skip_width, net.neck_width)
+    count = memory.parameters(memory.Blueprint.of(net))
     lesions = default.count_lesions(fingerprint)
     family = (
         "planner's constant"
-        if plan.planner != "default"
+        if plan.planner == FAST.planner
         else "ConvNeXt-V2 family by memory and number of lesions"
     )
     given = f"{plan.target.memory_gb:g} GB, {lesions} lesions; about {count / 1e6:.1f} M parameters"
     total = net.total_stride(len(net.strides) - 1)
+    edges = spacing.lesion_sizes(fingerprint, plan.spacing_mm) * np.asarray(plan.spacing_mm)
+    largest_mm = np.percentile(edges, default.LARGE_LESION_PERCENTILE, axis=0).max()
     deepest = tuple(p // t for p, t in zip(plan.patch_size, total, strict=True))
     return [
         ("widths", net.widths, family, given),
@@ -131,8 +136,11 @@ def _network_rows(plan: Plan, fingerprint: Fingerprint) -> list[Row]:
             "strides",
             net.strides,
             "an axis is halved while its spacing is below twice the finest and the deepest map "
-            "keeps enough cells (4; 2 in the fast planner)",
-            f"spacing and patch; the deepest map is {_text(deepest)}",
+            "keeps enough cells (4; 2 in the fast planner); as many stages as let "
+            f"{default.DEEPEST_CELLS} cells span the largest lesions and {default.CONTEXT_MM:g} mm "
+            "around them",
+            f"spacing and patch; lesions up to {largest_mm:.0f} mm (99th percentile); the deepest "
+            f"map is {_text(deepest)}",
         ),
         (
             "kernels",
@@ -155,7 +163,7 @@ def _anchor_rows(plan: Plan, fingerprint: Fingerprint) -> list[Row]:
             "levels (stages)",
             plan.network.rpn_stages,
             "strides 4 to 16; stride 2 too where small lesions are below "
-            f"{anchors.SMALL_LESION_VOXELS:g} voxels",
+            f"{_fine_level_voxels(plan):g} voxels",
             f"10th percentile of the lesions' edge: {edge:.1f} voxels",
         )
     ]
@@ -172,6 +180,11 @@ def _anchor_rows(plan: Plan, fingerprint: Fingerprint) -> list[Row]:
     how = "best anchor for each lesion, centres on each other"
     rows += [(name, round(value, 3), how, f"{len(sizes)} lesion boxes") for name, value in found]
     return rows
+
+
+def _fine_level_voxels(plan: Plan) -> float:
+    preset = FAST if plan.planner == FAST.planner else default.FAMILIES[0][2]
+    return preset.fine_level_voxels
 
 
 def _running_rows(plan: Plan, fingerprint: Fingerprint) -> list[Row]:

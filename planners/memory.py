@@ -1,89 +1,180 @@
 """Memory of one training step, as a closed formula.
 
 Nothing is built or run: the sums below count what autograd keeps of each part of the network in
-`bonemet_auto.model`, in elements of the training type unless bytes are said.
+`bonemet_auto.model`, S being the channels of the skip, C of a stage, F of the neck, and a value e
+bytes (2 in bfloat16, 4 in float32).
 
-| part | kept per voxel of its map |
+| part | values kept per voxel of its map |
 | --- | --- |
-| full resolution (image, skip, dense branch), S channels | 2 + 7 S |
-| stem, C channels | 6 C |
-| stage of C channels, each block | 11 C, and 8 bytes of norm statistics |
-| stage, besides its blocks (norms, strided convolution) | 2 C |
-| neck and RPN of F channels, each level | 11 F |
+| full resolution (image, skip, dense branch) | 1 + 7 S, and 12 bytes for the loss |
+| stem | 5 C |
+| each block of a stage | 11 C |
+| a stage besides its blocks (norm, and the way to the next) | 2 C, and 2 C unless it is the last |
+| neck: first, middle, last level | 6 F, 11 F, 6 F, and 12 bytes for the loss |
+| RPN, each level | 3 F + 2 |
 
-RoI heads keep a constant number for each RoI. The RPN is counted on every level, though the first
-often has none, and all RoIs count as positive: what autograd keeps is over-counted by a quarter
-to a half, which leaves room for the temporaries of the backward pass. It serves the search for a
-patch; it is no promise: it has not been measured on a GPU, and a CPU run with two lanes of windows
-has been seen to hold 3.5 GB where it says 1.0.
-A parameter costs 16 bytes (weight, gradient, two moments of AdamW; Muon has one), 4 more for its
-moving average and 2 for its half-precision copy. On top come 15 % for the allocator and workspaces,
-and a constant for libraries and the GPU's context.
+To it come each RoI's values, one folded GRN weight of 4 C^2 values per block and window, and in
+bfloat16 a copy of the parameters. When the backward pass starts, gradients of two maps at full
+resolution exist beside all that. The formula serves the search for a patch; it is held against the
+network itself on fake tensors (`bonemet_auto.model.footprint`), which `measured_plan` then asks.
 """
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 from bonemet_auto.geometry import Index
+from bonemet_auto.model.footprint import measure_footprint
+from bonemet_auto.model.heads import BOX_BINS, MASK_BINS, SOURCE_BINS
+from bonemet_auto.model.mask_rcnn import MASK_ROIS, ROIS_PER_IMAGE
+from bonemet_auto.processor import WINDOWS_PER_PART
+from bonemet_auto.schema import NetworkPlan, Plan, Target
 
-BYTES_PER_PARAMETER = 22
-BOX_ROIS, BOX_ELEMENTS = 24, 2000
-MASK_ROIS, MASK_ELEMENTS = 16, 26_000
-"""RoIs of one image, and elements per neck channel that each keeps (mask and source together)."""
-HEADROOM = 1.15
+BYTES_PER_PARAMETER = 16
+"""Weight, moving average, and one moment and one gradient; Muon has no second moment."""
+BYTES_PER_GRADIENT = 4
+LOSS_BYTES = 12
+HEADROOM = {"cuda": 1.15, "cpu": 1.15}
+"""What the allocator holds beyond what is asked for, and workspaces of the operations."""
 CONTEXT_BYTES = {"cuda": 800_000_000, "cpu": 400_000_000}
-ELEMENT_BYTES = {"cuda": 2, "cpu": 4}
+"""Libraries and, on a GPU, its context."""
 
 
-def training_bytes(
-    patch: Index,
-    batch: int,
-    strides: Sequence[Index],
-    widths: Sequence[int],
-    depths: Sequence[int],
-    skip_width: int,
-    neck_width: int,
-    device: str,
-) -> int:
+@dataclass(frozen=True)
+class Blueprint:
+    """What of a network decides how much memory it takes; as in `NetworkPlan`."""
+
+    strides: tuple[Index, ...]
+    kernels: tuple[Index, ...]
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    skip_width: int
+    neck_width: int
+    rpn_stages: tuple[int, ...]
+    anchors_per_level: int
+
+    @classmethod
+    def of(cls, network: NetworkPlan) -> "Blueprint":
+        """The blueprint of a planned network."""
+        return cls(
+            strides=network.strides,
+            kernels=network.kernels,
+            widths=network.widths,
+            depths=network.depths,
+            skip_width=network.skip_width,
+            neck_width=network.neck_width,
+            rpn_stages=network.rpn_stages,
+            anchors_per_level=len(network.anchor_sizes[0]),
+        )
+
+
+def training_bytes(blueprint: Blueprint, patch: Index, batch: int, target: Target) -> int:
     """Peak bytes of one training step; rises with the patch, the batch, widths and depths.
 
     Args:
+        blueprint: the network.
         patch: voxels (z, y, x), a multiple of the total stride.
         batch: patches per step.
-        strides: (z, y, x) into each stage.
-        widths: channels of each stage.
-        depths: blocks of each stage.
-        skip_width: channels at full resolution.
-        neck_width: channels of neck and heads.
-        device: "cuda" (16-bit values) or "cpu" (32-bit values).
+        target: device and precision.
     """
-    element = ELEMENT_BYTES[device]
-    voxels = math.prod(patch)
-    kept = voxels * (2 + 7 * skip_width) * element
-    kept += voxels // math.prod(strides[0]) * 6 * widths[0] * element
-    for stride, width, depth in zip(strides, widths, depths, strict=True):
+    together = windows_together(batch, target)
+    element = 2 if target.bfloat16 else 4
+    passed = saved_bytes(blueprint, patch, together, element)
+    passed += gradient_bytes(blueprint, patch, together, element)
+    return step_bytes(passed, parameters(blueprint), batch, target)
+
+
+def measured_plan(plan: Plan) -> Plan:
+    """The plan with its memory taken from the network itself, on fake tensors (about a second)."""
+    together = windows_together(plan.batch_size, plan.target)
+    found = measure_footprint(plan.network, plan.patch_size, together, plan.target.bfloat16)
+    needed = step_bytes(found.peak, found.parameters, plan.batch_size, plan.target)
+    return plan.model_copy(update={"memory_bytes": needed})
+
+
+def step_bytes(pass_bytes: int, n_parameters: int, batch: int, target: Target) -> int:
+    """Peak of a step, from that of one forward and backward pass of the windows that go together.
+
+    A CPU has as many passes under way as the batch has parts, each with gradients of its own.
+    """
+    lanes = math.ceil(batch / windows_together(batch, target))
+    fixed = n_parameters * (BYTES_PER_PARAMETER + BYTES_PER_GRADIENT * (lanes - 1))
+    return (
+        int(HEADROOM[target.device] * (lanes * pass_bytes + fixed)) + CONTEXT_BYTES[target.device]
+    )
+
+
+def windows_together(batch: int, target: Target) -> int:
+    """Windows that go through the network together: all on a GPU, one part of them on a CPU."""
+    return batch if target.device == "cuda" else min(batch, WINDOWS_PER_PART)
+
+
+def saved_bytes(blueprint: Blueprint, patch: Index, windows: int, element: int) -> int:
+    """What autograd keeps between forward and backward pass, by the table above."""
+    skip, neck = blueprint.skip_width, blueprint.neck_width
+    last = len(blueprint.strides) - 1
+    voxels = windows * math.prod(patch)
+    kept = voxels * ((1 + 7 * skip) * element + LOSS_BYTES)
+    for stage, (stride, width, depth) in enumerate(
+        zip(blueprint.strides, blueprint.widths, blueprint.depths, strict=True)
+    ):
         voxels //= math.prod(stride)
-        kept += voxels * depth * (11 * width * element + 8)
-        kept += voxels * (2 * width + 11 * neck_width) * element
-    rois = BOX_ROIS * BOX_ELEMENTS + MASK_ROIS * MASK_ELEMENTS
-    kept += rois * neck_width * element
-    fixed = parameters(strides, widths, depths, skip_width, neck_width) * BYTES_PER_PARAMETER
-    return int(HEADROOM * (batch * kept + fixed) + CONTEXT_BYTES[device])
+        values = 11 * depth * width + 2 * width
+        values += 5 * width if stage == 0 else 5 * neck
+        values += neck if stage == last else 6 * neck + 2 * width
+        values += 3 * neck + 2 if stage in blueprint.rpn_stages else 0
+        kept += voxels * (values * element + LOSS_BYTES)
+        kept += windows * depth * 4 * width**2 * element
+    kept += _head_bytes(neck, windows, element)
+    return kept + (element * parameters(blueprint) if element == 2 else 0)
 
 
-def parameters(
-    strides: Sequence[Index],
-    widths: Sequence[int],
-    depths: Sequence[int],
-    skip_width: int,
-    neck_width: int,
-) -> int:
-    """About how many parameters the network has (all kernels counted as 3^3)."""
-    three = 27 * neck_width**2
-    count, previous = 27 * skip_width * (1 + skip_width), skip_width
-    count += 27 * widths[0] * (skip_width + widths[0])
-    for stride, width, depth in zip(strides, widths, depths, strict=True):
-        count += math.prod(stride) * (previous * width + neck_width**2)
-        count += depth * (8 * width**2 + 40 * width) + width * neck_width + 2 * three
-        previous = width
-    return count + 7 * three + 4**3 * neck_width * 128
+def gradient_bytes(blueprint: Blueprint, patch: Index, windows: int, element: int) -> int:
+    """What the backward pass adds at its height: gradients of the two largest maps."""
+    full = windows * math.prod(patch) * blueprint.skip_width
+    masks = MASK_ROIS * MASK_BINS**3 * (blueprint.neck_width + 1)
+    return 2 * max(full, masks) * element
+
+
+def parameters(blueprint: Blueprint) -> int:
+    """How many parameters the network has."""
+    skip, neck, widths = blueprint.skip_width, blueprint.neck_width, blueprint.widths
+    stem = math.prod(blueprint.strides[0])
+    count = _normed(1, skip) + _normed(skip, widths[0]) + _normed(widths[0], widths[0])
+    count += stem * skip * widths[0] + widths[0]
+    for width, depth, kernel in zip(widths, blueprint.depths, blueprint.kernels, strict=True):
+        block = math.prod(kernel) * width + 8 * width**2 + 16 * width
+        count += depth * block + 2 * width + width * neck + neck + neck + 1
+    for narrow, wide, stride in zip(widths[:-1], widths[1:], blueprint.strides[1:], strict=True):
+        count += 2 * narrow + math.prod(stride) * (narrow * wide + neck**2) + wide + neck
+        count += 2 * _normed(neck, neck) + 5
+    count += stem * neck * skip + skip + _normed(skip, skip) + skip + 1
+    return count + _head_parameters(neck, blueprint.anchors_per_level)
+
+
+def _head_bytes(neck: int, windows: int, element: int) -> int:
+    """RoI heads with as many boxes as training takes."""
+    narrow, reduced = neck // 2, (BOX_BINS + 1) // 2
+    box = BOX_BINS**3 * (3 * neck + 1) + reduced**3 * 2 * neck
+    mask = MASK_BINS**3 * ((neck + 1 + 4 * narrow) * element + LOSS_BYTES)
+    precise = 4 * neck if element == 2 else 0
+    source = SOURCE_BINS**3 * ((5 * neck + 2) * element + precise + 4 * 4)
+    return windows * ROIS_PER_IMAGE * box * element + MASK_ROIS * (mask + source)
+
+
+def _head_parameters(neck: int, anchors: int) -> int:
+    narrow, hidden = neck // 2, 128
+    rpn = _convolved(neck + 2, neck) + 7 * anchors * (neck + 1)
+    reduced = neck * ((BOX_BINS + 1) // 2) ** 3
+    box = _convolved(neck + 1, neck) + _convolved(neck, neck) + (reduced + 1) * hidden
+    box += 7 * (hidden + 1)
+    mask = _convolved(neck + 1, narrow) + _convolved(narrow, narrow) + narrow + 1
+    source = _convolved(neck + 2, neck) + _convolved(neck, neck) + (3 * neck + 7) * 64 + 65
+    return rpn + box + mask + source
+
+
+def _convolved(channels_in: int, channels_out: int) -> int:
+    return 27 * channels_in * channels_out + channels_out
+
+
+def _normed(channels_in: int, channels_out: int) -> int:
+    return _convolved(channels_in, channels_out) + 2 * channels_out

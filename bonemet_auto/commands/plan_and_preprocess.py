@@ -162,15 +162,26 @@ def _splits(folder: Path, fingerprint: "Fingerprint", previous: "Fingerprint | N
 def _plan(options: argparse.Namespace, fingerprint: "Fingerprint", folder: Path) -> "Plan":
     """Make the plan (or read the edited one), and write it with its explanation."""
     import planners
-    from bonemet_auto.schema import Plan, read_json, write_json
+    from bonemet_auto.plan_file import PLAN_NAME, inherits, read_plan
+    from bonemet_auto.schema import write_json
 
+    path = folder / PLAN_NAME
     if getattr(planners, "OWNER", None) != "bonemet_auto":
         raise UsageError(
             f"another package named 'planners' hides ours: {planners.__file__}. Uninstall it, or "
             "install bonemet_auto into an environment of its own."
         )
-    if options.keep_plan:
-        plan = read_json(folder / "plan.json", Plan, "Run once without --keep-plan.")
+    if options.keep_plan or inherits(path):
+        plan = read_plan(path, "Run once without --keep-plan.")
+        logger.info("keeping the edited plan %s", path)
+        needed_gb = planners.measured_plan(plan).memory_bytes / 1e9
+        if needed_gb > plan.target.memory_gb:
+            logger.warning(
+                "warning: the edited plan needs %.1f GB, its target has %g GB: make the patch or "
+                "the batch smaller",
+                needed_gb,
+                plan.target.memory_gb,
+            )
     else:
         target = planners.detect_target(options.gpu_memory)
         planner = options.planner or planners.default_planner(target)
@@ -184,7 +195,8 @@ def _plan(options: argparse.Namespace, fingerprint: "Fingerprint", folder: Path)
             tuple(options.spacing) if options.spacing else None,
             tuple(options.patch_size) if options.patch_size else None,
         )
-        write_json(folder / "plan.json", plan)
+        plan = planners.measured_plan(plan)
+        write_json(path, plan)
     write_text(folder / "plan.md", planners.explain_plan(plan, fingerprint))
     return plan
 

@@ -144,11 +144,12 @@ def _read_fold(
 ) -> tuple["Plan", list[str], list[str]]:
     """Plan, training cases and validation cases of a fold."""
     from bonemet_auto.folds import check_splits, fold_cases
-    from bonemet_auto.schema import Fingerprint, Plan, Splits, read_json
+    from bonemet_auto.plan_file import read_plan
+    from bonemet_auto.schema import Fingerprint, Splits, read_json
 
     folder = preprocessed_folder(root, dataset)
     remedy = f"Run bonemet_plan_and_preprocess -d {dataset} first."
-    plan = read_json(folder / plan_name / "plan.json", Plan, remedy)
+    plan = read_plan(folder / plan_name / "plan.json", remedy)
     fingerprint = read_json(folder / "fingerprint.json", Fingerprint, remedy)
     splits = read_json(folder / "splits.json", Splits, remedy)
     check_splits(splits, fingerprint)

@@ -91,8 +91,11 @@ class BoxHead(nn.Module):
 
     def forward(self, trunk: Trunk, boxes: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor]:
         """Score logits (K,) and deltas (K, 6) of K boxes, float32."""
-        h = self.conv(pool_pyramid(trunk, boxes, image_index, BOX_BINS))
-        h = F.gelu(self.reduce(h))
+        return self.read(pool_pyramid(trunk, boxes, image_index, BOX_BINS))
+
+    def read(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and deltas of boxes whose features (K, C + 1, B, B, B) are pooled."""
+        h = F.gelu(self.reduce(self.conv(pooled)))
         h = F.gelu(self.hidden(h.flatten(1)))
         return self.score(h)[:, 0].float(), self.deltas(h).float()
 
@@ -109,9 +112,12 @@ class MaskHead(nn.Module):
 
     def forward(self, trunk: Trunk, boxes: Tensor, image_index: Tensor) -> Tensor:
         """Logits (K, M, M, M) float32."""
-        h = self.convs(pool_pyramid(trunk, boxes, image_index, MASK_BINS))
         dense = pool_voxels(trunk.dense_logits.detach()[:, None], boxes, image_index, MASK_BINS)
-        return (self.logit(h) + dense)[:, 0].float()
+        return self.read(pool_pyramid(trunk, boxes, image_index, MASK_BINS), dense)
+
+    def read(self, pooled: Tensor, dense: Tensor) -> Tensor:
+        """Logits of boxes whose features (K, C + 1, M, M, M) and dense logits are pooled."""
+        return (self.logit(self.convs(pooled)) + dense)[:, 0].float()
 
 
 class SourceHead(nn.Module):
@@ -135,7 +141,16 @@ class SourceHead(nn.Module):
         finest = scale_gradient(trunk.pyramid[0], SOURCE_GRADIENT)
         features = roi_align(finest, context, image_index, trunk.strides[0], size)
         volumes = torch.cat([trunk.images, trunk.probability], dim=1)
-        voxels = pool_voxels(volumes, context, image_index, SOURCE_BINS)
+        return self.read(features, pool_voxels(volumes, context, image_index, SOURCE_BINS), boxes)
+
+    def read(self, features: Tensor, voxels: Tensor, boxes: Tensor) -> Tensor:
+        """Logits of boxes (K, 6) whose surroundings are pooled.
+
+        Args:
+            features: (K, C, B, B, B) of the finest map.
+            voxels: (K, 2, B, B, B) normalised HU and dense probability.
+            boxes: the lesions' own boxes.
+        """
         hu, probability = voxels[:, :1], voxels[:, 1:]
         h = self.convs(torch.cat([features, voxels.to(features.dtype)], dim=1)).float()
         inside, outside = weighted_mean(h, probability), weighted_mean(h, 1 - probability)

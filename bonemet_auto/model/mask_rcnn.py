@@ -111,16 +111,16 @@ class MaskRCNN(nn.Module):
             Scalars `dense`, `coarse`, `rpn_score`, `rpn_box`, `roi_score`, `roi_box`, `mask`,
             `source`.
         """
-        trunk = self._trunk(images, generator)
+        trunk = self.look(images, generator)
         instances = torch.stack([target.instances for target in targets])
         lesion = (instances > 0).float()
         losses = {
             "dense": dense_loss(trunk.dense_logits, lesion, LESION_WEIGHT),
-            "coarse": self._coarse_loss(trunk, lesion),
+            "coarse": self.coarse_loss(trunk, lesion),
         }
         if dense_only:
             return losses
-        output = self._rpn(trunk)
+        output = self.propose(trunk)
         losses["rpn_score"], losses["rpn_box"] = self.rpn.losses(
             output, [target.boxes for target in targets], generator
         )
@@ -132,10 +132,12 @@ class MaskRCNN(nn.Module):
     @torch.no_grad()
     def detect(self, images: Tensor) -> Detections:
         """Find lesions in (N, 1, Z, Y, X) windows of the training patch size."""
-        trunk = self._trunk(images)
+        trunk = self.look(images)
         window = (images.shape[2], images.shape[3], images.shape[4])
         boxes, scores = [], []
-        for i, (proposed, _) in enumerate(self.rpn.proposals(self._rpn(trunk), window, PROPOSALS)):
+        for i, (proposed, _) in enumerate(
+            self.rpn.proposals(self.propose(trunk), window, PROPOSALS)
+        ):
             logits, deltas = self.box_head(
                 trunk, proposed, proposed.new_full((len(proposed),), i).long()
             )
@@ -150,7 +152,7 @@ class MaskRCNN(nn.Module):
     @torch.no_grad()
     def outline(self, images: Tensor, boxes: list[Tensor]) -> list[Outlines]:
         """Mask, source and score of known boxes (K, 6) of each of N windows."""
-        trunk = self._trunk(images)
+        trunk = self.look(images)
         counts = [len(item) for item in boxes]
         rois = torch.cat(boxes)
         index = torch.repeat_interleave(torch.arange(len(boxes)), torch.tensor(counts)).to(
@@ -161,12 +163,13 @@ class MaskRCNN(nn.Module):
         scores = self.box_head(trunk, rois, index)[0].sigmoid().split(counts)
         return [Outlines(*parts) for parts in zip(masks, p_lung, scores, strict=True)]
 
-    def _trunk(self, images: Tensor, generator: torch.Generator | None = None) -> Trunk:
+    def look(self, images: Tensor, generator: torch.Generator | None = None) -> Trunk:
+        """All maps of (N, 1, Z, Y, X) windows."""
         skip, maps = self.trunk(images, generator)
         pyramid = self.neck(maps)
         return Trunk(images, pyramid, self.strides, self.dense(skip, pyramid[0]))
 
-    def _coarse_loss(self, trunk: Trunk, lesion: Tensor) -> Tensor:
+    def coarse_loss(self, trunk: Trunk, lesion: Tensor) -> Tensor:
         """Deep supervision: each fused map tells what share of its cells is lesion.
 
         Coarse maps get a direct signal instead of one through the dense branch alone. The weight
@@ -181,7 +184,8 @@ class MaskRCNN(nn.Module):
             scale += 0.5**level
         return total / scale
 
-    def _rpn(self, trunk: Trunk) -> RpnOutput:
+    def propose(self, trunk: Trunk) -> RpnOutput:
+        """Scores and shifts of all anchors."""
         return self.rpn([trunk.pyramid[stage] for stage in self.rpn_stages], trunk.probability)
 
     def _roi_losses(
@@ -211,9 +215,16 @@ class MaskRCNN(nn.Module):
 
 def build_model(plan: NetworkPlan) -> MaskRCNN:
     """Network of a plan, freshly initialised from torch's global random state."""
+    model = assemble_model(plan)
+    model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return model
+
+
+def assemble_model(plan: NetworkPlan) -> MaskRCNN:
+    """As `build_model`, with parameters laid out as torch does by default."""
     strides = [plan.total_stride(stage) for stage in range(len(plan.widths))]
     rpn_strides = [strides[stage] for stage in plan.rpn_stages]
-    model = MaskRCNN(
+    return MaskRCNN(
         trunk=ConvNextTrunk(
             plan.widths, plan.depths, plan.strides, plan.kernels, plan.skip_width, plan.drop_path
         ),
@@ -224,5 +235,3 @@ def build_model(plan: NetworkPlan) -> MaskRCNN:
         rpn_stages=plan.rpn_stages,
         neck_width=plan.neck_width,
     )
-    model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    return model

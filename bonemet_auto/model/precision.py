@@ -12,11 +12,14 @@ def mixed_precision(device: torch.device) -> torch.autocast:
     bfloat16 keeps float32's range, so no loss scaling is needed. A CPU that emulates it is several
     times slower than in float32; one that has it natively takes about half the time.
     """
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device))
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware computes in bfloat16 itself."""
     if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported()
-    else:
-        native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=native)
+        return torch.cuda.is_bf16_supported()
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
 class Conv3x3x3(nn.Conv3d):

@@ -15,12 +15,11 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from bonemet_auto.processor import WINDOWS_PER_PART
+
 Network = TypeVar("Network", bound=nn.Module)
 Part = TypeVar("Part")
 Losses = dict[str, Tensor]
-
-WINDOWS_PER_PART = 2
-"""On a CPU; a constant, so that results do not depend on the number of cores."""
 
 
 class Lanes(Generic[Network]):

@@ -24,8 +24,9 @@ from bonemet_auto.data.loader import Batch, PatchDataset, batches
 from bonemet_auto.errors import ModelError
 from bonemet_auto.model.precision import mixed_precision
 from bonemet_auto.model.roi_sampling import Targets
+from bonemet_auto.processor import WINDOWS_PER_PART
 from bonemet_auto.schema import Plan, TrainingPlan
-from bonemet_auto.training.lanes import WINDOWS_PER_PART, Lanes, Network, lanes_for
+from bonemet_auto.training.lanes import Lanes, Network, lanes_for
 from bonemet_auto.training.log import TrainingLog
 from bonemet_auto.training.optimizer import MuonAdamW
 from bonemet_auto.training.schedule import (

@@ -9,7 +9,7 @@ from bonemet_auto.errors import PlanError
 from bonemet_auto.fingerprint import HISTOGRAM_EDGES_HU
 from bonemet_auto.schema import CaseFingerprint, Fingerprint, LesionFingerprint, Plan, Target
 from planners.anchors import best_ious
-from planners.memory import training_bytes
+from planners.memory import Blueprint, training_bytes
 
 spacings = st.tuples(*[st.floats(0.3, 8.0)] * 3)
 shapes = st.tuples(st.integers(1, 600), st.integers(16, 700), st.integers(16, 700))
@@ -111,10 +111,14 @@ def answer(plan: Plan, fingerprint: Fingerprint, wanted):
 @settings(max_examples=40, deadline=None)
 def test_memory_rises_with_the_patch(cells, axis, device):
     strides = ((1, 2, 2), (2, 2, 2), (2, 2, 2))
-    fixed = (2, strides, (24, 48, 96), (1, 2, 1), 8, 32, device)
+    kernels = ((3, 3, 3),) * 3
+    blueprint = Blueprint(strides, kernels, (24, 48, 96), (1, 2, 1), 8, 32, (1, 2), 2)
+    target = Target(device=device, memory_gb=8, bfloat16=device == "cuda")
     patch = tuple(4 * n if a == 0 else 8 * n for a, n in enumerate(cells))
     larger = tuple(n + (8 if a == axis else 0) for a, n in enumerate(patch))
-    assert training_bytes(larger, *fixed) > training_bytes(patch, *fixed)
+    assert training_bytes(blueprint, larger, 2, target) > training_bytes(
+        blueprint, patch, 2, target
+    )
 
 
 @given(st.integers(0, 999))

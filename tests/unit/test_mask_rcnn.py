@@ -146,8 +146,8 @@ def test_outlines_of_a_batch_are_those_one_by_one_and_none_are_fine():
 
 def test_the_score_of_an_outline_is_that_of_its_box_in_detection():
     model, images = sure_model(), box_batch(SHAPE, WINDOWS["several"]).images[:1]
-    proposals = model.rpn.proposals(model._rpn(model._trunk(images)), SHAPE, 3)[0][0]
-    trunk = model._trunk(images)
+    proposals = model.rpn.proposals(model.propose(model.look(images)), SHAPE, 3)[0][0]
+    trunk = model.look(images)
     expected = model.box_head(trunk, proposals, torch.zeros(3, dtype=torch.long))[0].sigmoid()
     torch.testing.assert_close(model.outline(images, [proposals])[0].scores, expected)
 

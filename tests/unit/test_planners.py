@@ -124,9 +124,9 @@ def test_few_lesions_keep_the_network_small():
 
 def test_small_lesions_add_the_finest_level():
     strides = [(2, 2, 2), (4, 4, 4), (8, 8, 8), (16, 16, 16), (32, 32, 32)]
-    assert choose_stages(strides, np.full((3, 3), 5.0), (1, 1, 1)) == [1, 2, 3]
-    assert choose_stages(strides, np.full((3, 3), 3.0), (1, 1, 1)) == [0, 1, 2, 3]
-    assert choose_stages([(1, 1, 1)], np.full((3, 3), 9.0), (1, 1, 1)) == [0]
+    assert choose_stages(strides, np.full((3, 3), 5.0), (1, 1, 1), 4.0) == [1, 2, 3]
+    assert choose_stages(strides, np.full((3, 3), 3.0), (1, 1, 1), 4.0) == [0, 1, 2, 3]
+    assert choose_stages([(1, 1, 1)], np.full((3, 3), 9.0), (1, 1, 1), 4.0) == [0]
 
 
 def test_one_lesion_is_met_by_its_anchor():

@@ -1,0 +1,40 @@
+"""The `large` planner: for one large GPU and days, a family larger than `default` takes.
+
+The network is that of twice the memory and three times the lesions, and training is twice as long;
+the patch gives way where the memory does not suffice for both.
+"""
+
+from dataclasses import replace
+
+from bonemet_auto.geometry import Index, Triple
+from bonemet_auto.schema import Fingerprint, Plan, Target
+from planners.default import choose_family, count_lesions, make_plan
+
+LONGER = 2
+MORE_MEMORY, MORE_LESIONS = 2, 3
+
+
+def plan_large(
+    fingerprint: Fingerprint,
+    target: Target,
+    name: str,
+    spacing_mm: Triple | None = None,
+    patch_size: Index | None = None,
+) -> Plan:
+    """Plan a larger ConvNeXt-V2 family than `plan_default`, trained for longer.
+
+    Args:
+        fingerprint: of the dataset.
+        target: device and memory to fit.
+        name: of the plan; its folder.
+        spacing_mm: asked for by a person, instead of the derived one.
+        patch_size: likewise.
+
+    Raises:
+        PlanError: the fingerprint has no case or no lesion, or nothing fits.
+    """
+    family = choose_family(
+        MORE_MEMORY * target.memory_gb, MORE_LESIONS * count_lesions(fingerprint)
+    )
+    preset = replace(family, planner="large", iterations=LONGER * family.iterations, drop_path=0.2)
+    return make_plan(preset, fingerprint, target, name, spacing_mm, patch_size)
