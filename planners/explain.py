@@ -63,7 +63,8 @@ def _grid_rows(plan: Plan, fingerprint: Fingerprint) -> list[Row]:
     if lesion_voxels is not None:
         small_mm = spacing.small_lesion_mm(fingerprint)
         rule += (
-            f"; coarsened until a small lesion ({small_mm:.1f} mm) spans {lesion_voxels:g} voxels"
+            f"; coarsened until a small lesion ({small_mm:.1f} mm) spans {lesion_voxels:g} voxels, "
+            f"to {spacing.COARSENED_MM:g} mm at most"
         )
     if derived != plan.spacing_mm:
         rule = f"asked for (derived: {_text(derived)})"

@@ -13,6 +13,8 @@ from bonemet_auto.schema import Fingerprint
 COARSE_AXIS_RATIO = 3.0
 COARSE_AXIS_PERCENTILE = 10
 SMALL_LESION_PERCENTILE = 10
+COARSENED_MM = 3.0
+"""No axis is coarsened beyond this for the sake of speed: the cortex would be gone."""
 
 LOW_HU = (-250.0, -100.0)
 HIGH_HU = (800.0, 1800.0)
@@ -41,7 +43,7 @@ def target_spacing(fingerprint: Fingerprint, coarsest_lesion_voxels: float | Non
     Args:
         fingerprint: of the dataset.
         coarsest_lesion_voxels: for small budgets: axes that are finer than a small lesion's edge
-            divided by this are coarsened to it. None keeps them.
+            divided by this are coarsened to it, to `COARSENED_MM` at most. None keeps them.
 
     Raises:
         PlanError: the fingerprint has no case.
@@ -60,7 +62,8 @@ def target_spacing(fingerprint: Fingerprint, coarsest_lesion_voxels: float | Non
         finer = np.percentile(spacings[:, coarse], COARSE_AXIS_PERCENTILE)
         target[coarse] = max(finer, target[others].max())
     if coarsest_lesion_voxels is not None:
-        target = np.maximum(target, small_lesion_mm(fingerprint) / coarsest_lesion_voxels)
+        wanted = small_lesion_mm(fingerprint) / coarsest_lesion_voxels
+        target = np.maximum(target, min(wanted, COARSENED_MM))
     z, y, x = target.round(4).tolist()
     return z, y, x
 

@@ -65,6 +65,8 @@ def test_small_budgets_coarsen_until_a_small_lesion_spans_few_voxels():
     lesions = ((10.0, 10.0, 10.0),) * 20
     assert target_spacing(cohort([(2.5, 0.8, 0.8)], sizes=lesions), 5.0) == (2.5, 2.0, 2.0)
     assert target_spacing(cohort([(2.5, 0.8, 0.8)], sizes=lesions), 20.0) == (2.5, 0.8, 0.8)
+    giant = ((100.0, 100.0, 100.0),) * 20
+    assert target_spacing(cohort([(5.0, 0.8, 0.8)], sizes=giant), 5.0) == (5.0, 3.0, 3.0)
 
 
 def test_exactly_three_to_one_is_not_coarse():
