@@ -8,7 +8,7 @@ import hashlib
 import logging
 import multiprocessing
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -35,10 +35,11 @@ from bonemet_auto.schema import (
     StoredCase,
     StoredLesion,
 )
-from bonemet_auto.store import open_case, write_case
+from bonemet_auto.store import open_case, read_meta, write_case, write_checksums
 
 BONE_SAMPLES = 512
-_CODE_VERSION = 1
+FAINT_VOXELS = 4
+_CODE_VERSION = 2
 """Part of every case's hash: raise it when the same input gives other stored values."""
 _COARSE_MM = 4.0
 _SMALLEST_BODY_PART = 0.02
@@ -175,7 +176,25 @@ def preprocess_dataset(
     outcomes = _in_processes(waiting, processes) if processes > 1 else map(_run, waiting)
     progress = tqdm(outcomes, "Preprocessing", len(waiting), unit="case", disable=None)
     failed = [outcome for outcome in progress if outcome is not None]
+    bad = {case.case for case in failed}
+    stored = [read_meta(folder, job.case.case) for job in jobs if job.case.case not in bad]
+    write_checksums(folder, stored)
+    for line in faint_lesions(stored):
+        logger.warning("warning: %s", line)
     return sorted(failed, key=lambda case: case.case)
+
+
+def faint_lesions(stored: Sequence[StoredCase]) -> list[str]:
+    """A line for each case with lesions of which next to nothing is left on the planned grid."""
+    lines = []
+    for case in stored:
+        faint = [les.instance for les in case.lesions if les.volume_voxel < FAINT_VOXELS]
+        if faint:
+            lines.append(
+                f"{case.case}: lesions {faint} have fewer than {FAINT_VOXELS} voxels on the "
+                "planned grid; a finer --spacing would keep more of them"
+            )
+    return lines
 
 
 def _is_stored(job: _Job) -> bool:

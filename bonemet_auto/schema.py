@@ -253,7 +253,10 @@ class StoredLesion(_Ours):
 
 
 class StoredCase(_Ours):
-    """`cases/CASE.json` beside the case's arrays: how the stored grid lies in the original one."""
+    """`cases/CASE.json` beside the case's arrays: how the stored grid lies in the original one.
+
+    `sha256` holds the checksums of the arrays' files by name.
+    """
 
     format_version: Literal[1] = FORMAT_VERSION
     case: str
@@ -267,6 +270,7 @@ class StoredCase(_Ours):
     lesions: tuple[StoredLesion, ...]
     patient_label: Literal[0, 1] | None
     bone_voxels: tuple[Index, ...]
+    sha256: dict[str, str] = {}
 
 
 class OperatingPoint(_Ours):

@@ -5,7 +5,7 @@ Blosc2 keeps a volume in chunks of blocks, so that a training patch is read with
 beside it are whole and belong to it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bonemet_auto.errors import DataError
-from bonemet_auto.files import atomic_write, require_file
+from bonemet_auto.files import atomic_write, require_file, sha256_file, write_text
 from bonemet_auto.geometry import Index
 from bonemet_auto.schema import StoredCase, read_json, write_json
 
@@ -24,6 +24,7 @@ UInt16Array = npt.NDArray[np.uint16]
 AIR_HU = -1024
 CHUNK_EDGE = 128
 BLOCK_EDGE = 32
+CHECKSUMS_NAME = "SHA256SUMS"
 _REMEDY = "Run bonemet_plan_and_preprocess again."
 
 
@@ -86,7 +87,23 @@ def write_case(folder: Path, hu: Int16Array, instances: UInt16Array, meta: Store
     meta_path.unlink(missing_ok=True)
     _write_array(hu_path, hu)
     _write_array(instances_path, instances)
-    write_json(meta_path, meta)
+    sums = {path.name: sha256_file(path) for path in (hu_path, instances_path)}
+    write_json(meta_path, meta.model_copy(update={"sha256": sums}))
+
+
+def write_checksums(folder: Path, cases: Sequence[StoredCase]) -> None:
+    """Write `SHA256SUMS` of stored cases, as `sha256sum --check` reads it.
+
+    The arrays are not read again: their checksums stand in `CASE.json`, which is summed itself.
+    """
+    sums: dict[str, str] = {}
+    for case in cases:
+        meta_path = _paths(folder, case.case)[2]
+        sums |= {**case.sha256, meta_path.name: sha256_file(meta_path)}
+    text = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
+    path = folder / CHECKSUMS_NAME
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
 
 
 def read_meta(folder: Path, case: str) -> StoredCase:

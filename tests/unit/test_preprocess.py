@@ -111,8 +111,21 @@ def test_bytes_do_not_depend_on_the_run(tmp_path: Path):
     plan = make_plan(fingerprint)
     for folder in ("c", "d"):
         preprocess_dataset(data, fingerprint, plan, tmp_path / folder, 1)
-    for name in ("a.json", "a.b2nd", "a_seg.b2nd"):
+    for name in ("a.json", "a.b2nd", "a_seg.b2nd", "SHA256SUMS"):
         assert (tmp_path / "c" / name).read_bytes() == (tmp_path / "d" / name).read_bytes()
+
+
+def test_lesions_of_which_next_to_nothing_is_left_are_named(tmp_path: Path, caplog):
+    data, fingerprint = dataset(tmp_path, ["a"])
+    coarse = make_plan(fingerprint, (9.0, 9.0, 9.0))
+    assert preprocess_dataset(data, fingerprint, coarse, tmp_path / "c", 1) == []
+    stored = open_case(tmp_path / "c", "a").meta.lesions
+    assert [lesion.instance for lesion in stored] == [1, 4]
+    assert "a: lesions [1, 4] have fewer than 4 voxels" in caplog.text
+    caplog.clear()
+    fine = make_plan(fingerprint, (0.7, 0.7, 0.7))
+    preprocess_dataset(data, fingerprint, fine, tmp_path / "d", 1)
+    assert "fewer than" not in caplog.text
 
 
 def test_a_bad_case_is_named_and_the_others_are_done_in_processes(tmp_path: Path):
