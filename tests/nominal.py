@@ -1,4 +1,4 @@
-"""Six nominal cohorts as fingerprints, to see what the planners make of them."""
+"""Six nominal cohorts as fingerprints, and the table of docs/reference/plans.md."""
 
 import numpy as np
 
