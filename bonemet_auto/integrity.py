@@ -1,6 +1,7 @@
 """Everything that is wrong with a raw dataset, found in one read of each of its files."""
 
 import hashlib
+import math
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -17,9 +18,13 @@ from bonemet_auto.errors import DataError
 from bonemet_auto.files import sha256_file
 from bonemet_auto.fingerprint import fingerprint_case
 from bonemet_auto.folds import N_FOLDS, patient_labels
-from bonemet_auto.images import Volume, read_hu, read_instances
+from bonemet_auto.images import Volume, read_geometry, read_hu, read_instances
+from bonemet_auto.processor import INTERPRETER_BYTES
 from bonemet_auto.raw_dataset import RawCase, RawDataset, read_case_labels
 from bonemet_auto.schema import CaseFingerprint, CaseLabels, DatasetInfo, Fingerprint
+
+INSPECTION_BYTES_PER_VOXEL = 24
+"""Image, label map, masks and what they are made from; see `tests/bench/bench_preprocess.py`."""
 
 _AIR_HU = -900
 _NARROWEST_CT_HU = 150
@@ -90,6 +95,20 @@ def inspect_dataset(
     warnings = [warning for item in inspected for warning in item.warnings]
     warnings += _cohort_warnings(dataset, healthy)
     return Inspection(faults, warnings, Fingerprint(dataset=dataset.folder.name, cases=healthy))
+
+
+def inspection_bytes(dataset: RawDataset) -> int:
+    """Memory that one process needs for the largest scan, judged by the headers of all."""
+    voxels = [_voxels(case.image) for case in (*dataset.training, *dataset.test)]
+    return INTERPRETER_BYTES + INSPECTION_BYTES_PER_VOXEL * max(voxels, default=0)
+
+
+def _voxels(image: Path) -> int:
+    """Of a file that cannot be read 0: it will be a fault."""
+    try:
+        return math.prod(read_geometry(image).shape)
+    except DataError:
+        return 0
 
 
 def inspect_case(

@@ -6,6 +6,7 @@ as it did in training. A second run finds what is there and does nothing.
 
 import hashlib
 import logging
+import math
 import multiprocessing
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from bonemet_auto.errors import BonemetError, DataError
 from bonemet_auto.fingerprint import BODY_THRESHOLD_HU, bone_mask
 from bonemet_auto.geometry import Index, Triple
 from bonemet_auto.images import read_hu, read_instances
+from bonemet_auto.processor import INTERPRETER_BYTES
 from bonemet_auto.raw_dataset import RawCase, RawDataset, read_case_labels
 from bonemet_auto.resample import GridMap, resample_hu, resample_instances
 from bonemet_auto.schema import (
@@ -37,6 +39,8 @@ from bonemet_auto.schema import (
 )
 from bonemet_auto.store import open_case, read_meta, write_case, write_checksums
 
+BYTES_PER_VOXEL, BYTES_PER_STORED_VOXEL = 12, 16
+"""Of a process at work, for the scan's own grid and for the planned one."""
 BONE_SAMPLES = 512
 FAINT_VOXELS = 4
 _CODE_VERSION = 2
@@ -182,6 +186,17 @@ def preprocess_dataset(
     for line in faint_lesions(stored):
         logger.warning("warning: %s", line)
     return sorted(failed, key=lambda case: case.case)
+
+
+def preprocessing_bytes(fingerprint: Fingerprint, plan: Plan) -> int:
+    """Memory that one process needs for the case that needs most."""
+    needed = [
+        BYTES_PER_VOXEL * math.prod(case.shape)
+        + BYTES_PER_STORED_VOXEL
+        * math.prod(np.divide(np.multiply(case.shape, case.spacing_mm), plan.spacing_mm))
+        for case in fingerprint.cases
+    ]
+    return INTERPRETER_BYTES + int(max(needed, default=0))
 
 
 def faint_lesions(stored: Sequence[StoredCase]) -> list[str]:

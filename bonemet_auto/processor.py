@@ -12,6 +12,9 @@ WINDOWS_PER_PART = 2
 A constant, so that results do not depend on the number of cores.
 """
 
+INTERPRETER_BYTES = 300_000_000
+"""A worker process with its libraries, before it does anything."""
+
 _SWITCH_INTERVAL_S = 2e-4
 """Training lanes hand the interpreter over at each operation; Python's own 5 ms is far too long."""
 

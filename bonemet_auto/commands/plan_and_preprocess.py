@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
     from bonemet_auto.schema import FailedCase, Fingerprint, Plan, Splits
 
 logger = logging.getLogger(__name__)
-
-_WORKER_BYTES = 3 << 30
-"""A whole-body CT of 1000 slices with its label map and one resampled copy."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan_and_preprocess(options: argparse.Namespace) -> int:
-    from bonemet_auto.integrity import inspect_dataset
+    from bonemet_auto.integrity import inspect_dataset, inspection_bytes
+    from bonemet_auto.processor import processes_for
     from bonemet_auto.raw_dataset import open_raw_dataset
     from bonemet_auto.report.fingerprint import draw_fingerprint
     from bonemet_auto.schema import write_failures, write_json
@@ -73,9 +70,9 @@ def _plan_and_preprocess(options: argparse.Namespace) -> int:
     root = data_root(options.root)
     name = find_dataset(root, options.dataset)
     folder = preprocessed_folder(root, name)
-    processes = options.processes or _default_processes()
     dataset = open_raw_dataset(raw_folder(root, name))
     previous = _previous_fingerprint(folder)
+    processes = options.processes or processes_for(inspection_bytes(dataset))
     inspection = inspect_dataset(dataset, previous, processes)
     failed = _report(inspection, options.skip_bad_cases)
     if failed is None:
@@ -88,8 +85,9 @@ def _plan_and_preprocess(options: argparse.Namespace) -> int:
     draw_fingerprint(fingerprint, dataset.info.labels, plan, folder / "fingerprint.png")
     _describe(fingerprint, splits, plan, folder / options.plan_name)
     if not options.plan_only:
-        from bonemet_auto.preprocess import preprocess_dataset
+        from bonemet_auto.preprocess import preprocess_dataset, preprocessing_bytes
 
+        processes = options.processes or processes_for(preprocessing_bytes(fingerprint, plan))
         cases = folder / options.plan_name / "cases"
         failed += preprocess_dataset(dataset, fingerprint, plan, cases, processes)
     write_failures(folder / "failed_cases.json", failed)
@@ -98,15 +96,6 @@ def _plan_and_preprocess(options: argparse.Namespace) -> int:
     count = len({case.case for case in failed})
     print(f"{count} cases failed or were left out: {folder / 'failed_cases.json'}")
     return EXIT_SOME_FAILED
-
-
-def _default_processes() -> int:
-    cores = os.cpu_count() or 1
-    try:
-        free_bytes = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError):  # not every system tells
-        return cores
-    return max(1, min(cores, free_bytes // _WORKER_BYTES))
 
 
 def _previous_fingerprint(folder: Path) -> "Fingerprint | None":

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from bonemet_auto.fingerprint import BONE_THRESHOLD_HU, HISTOGRAM_EDGES_HU, bone_mask
-from bonemet_auto.integrity import inspect_case, inspect_dataset
+from bonemet_auto.integrity import inspect_case, inspect_dataset, inspection_bytes
 from bonemet_auto.raw_dataset import open_raw_dataset
 from bonemet_auto.schema import Fingerprint
 from tests.cohort import GEOMETRY, LABELS, SHAPE, make_scan, write_case, write_cohort
@@ -134,3 +134,14 @@ def test_another_meaning_of_the_classes_counts_as_a_change(tmp_path):
 def test_the_fingerprint_survives_its_file(tmp_path):
     fingerprint = inspect_dataset(open_raw_dataset(write_cohort(tmp_path, 2)), None, 1).fingerprint
     assert Fingerprint.model_validate_json(fingerprint.model_dump_json()) == fingerprint
+
+
+def test_the_memory_of_a_worker_follows_the_headers(tmp_path):
+    folder = write_cohort(tmp_path, 2)
+    needed = inspection_bytes(open_raw_dataset(folder))
+    (folder / "imagesTr" / "case_000_0000.nii.gz").write_bytes(b"no image")
+    assert inspection_bytes(open_raw_dataset(folder)) == needed
+    hu, ids = make_scan(np.random.default_rng(0))
+    write_case(folder, "long", np.repeat(hu, 9, axis=0), np.repeat(ids, 9, axis=0), {1: 0, 2: 0})
+    more = inspection_bytes(open_raw_dataset(folder)) - needed
+    assert more == pytest.approx(8 * (needed - 300e6))

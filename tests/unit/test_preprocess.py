@@ -5,6 +5,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import planners
 from bonemet_auto import preprocess
@@ -208,3 +209,14 @@ def test_normalise_clips_before_it_scales():
     result = normalise(values, (-100.0, 900.0), 300.0, 200.0)
     assert result.dtype == np.float32
     np.testing.assert_allclose(result, [-2, -2, 0, 3])
+
+
+def test_the_memory_of_a_worker_follows_the_largest_case(tmp_path: Path):
+    _, fingerprint = dataset(tmp_path, ["a", "b"])
+    coarse, fine = (make_plan(fingerprint, (edge,) * 3) for edge in (2.0, 1.0))
+    needed = preprocess.preprocessing_bytes(fingerprint, coarse)
+    assert preprocess.preprocessing_bytes(fingerprint, fine) > needed > 300e6
+    large = fingerprint.cases[1].model_copy(update={"shape": tuple(10 * n for n in SHAPE)})
+    grown = fingerprint.model_copy(update={"cases": (fingerprint.cases[0], large)})
+    more = preprocess.preprocessing_bytes(grown, coarse) - needed
+    assert more == pytest.approx(999 * (needed - 300e6), rel=0.01)
