@@ -1,7 +1,7 @@
 """A raw dataset folder: which files belong to which case, and what its JSON files say.
 
 Files are only paired by name here. Whether they exist and fit each other is found out by
-`fingerprint.inspect_dataset`, which reports all faults of all files together.
+`integrity.inspect_dataset`, which reports all faults of all files together.
 """
 
 from dataclasses import dataclass

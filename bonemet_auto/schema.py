@@ -137,6 +137,29 @@ class Fingerprint(_Ours):
     cases: tuple[CaseFingerprint, ...]
 
 
+Stamp = tuple[int, int] | None
+"""Size of a file in bytes and time of its last change in ns; None where it is missing."""
+
+
+class InspectedCase(_Ours):
+    """What is known of a case without faults, as long as its files have these stamps."""
+
+    key: str
+    stamps: tuple[Stamp, ...]
+    labels: dict[str, int]
+    patient_id: str
+    warnings: tuple[str, ...]
+    content_hashes: tuple[str, ...]
+    fingerprint: CaseFingerprint | None
+
+
+class InspectionMemory(_Ours):
+    """`preprocessed/D/inspection.json`: spares the next run the cases that did not change."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    cases: tuple[InspectedCase, ...]
+
+
 class Splits(_Ours):
     """`preprocessed/D/splits.json`: validation cases of each fold; the others train."""
 

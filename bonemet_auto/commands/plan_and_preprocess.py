@@ -19,9 +19,11 @@ from bonemet_auto.files import data_root, find_dataset, preprocessed_folder, raw
 
 if TYPE_CHECKING:
     from bonemet_auto.integrity import Inspection
-    from bonemet_auto.schema import FailedCase, Fingerprint, Plan, Splits
+    from bonemet_auto.schema import FailedCase, Fingerprint, InspectionMemory, Plan, Splits
 
 logger = logging.getLogger(__name__)
+
+MEMORY_NAME = "inspection.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,7 +75,8 @@ def _plan_and_preprocess(options: argparse.Namespace) -> int:
     dataset = open_raw_dataset(raw_folder(root, name))
     previous = _previous_fingerprint(folder)
     processes = options.processes or processes_for(inspection_bytes(dataset))
-    inspection = inspect_dataset(dataset, previous, processes)
+    inspection = inspect_dataset(dataset, _memory(folder), processes)
+    write_json(folder / MEMORY_NAME, inspection.memory)
     failed = _report(inspection, options.skip_bad_cases)
     if failed is None:
         return EXIT_REFUSED
@@ -104,6 +107,16 @@ def _previous_fingerprint(folder: Path) -> "Fingerprint | None":
 
     try:
         return read_json(folder / "fingerprint.json", Fingerprint)
+    except DataError:
+        return None
+
+
+def _memory(folder: Path) -> "InspectionMemory | None":
+    """What earlier runs remember of the raw files; in another format it counts for nothing."""
+    from bonemet_auto.schema import InspectionMemory, read_json
+
+    try:
+        return read_json(folder / MEMORY_NAME, InspectionMemory)
     except DataError:
         return None
 

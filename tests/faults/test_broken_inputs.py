@@ -9,7 +9,8 @@ import pytest
 
 from bonemet_auto.geometry import Geometry
 from bonemet_auto.images import Volume, write_volume
-from bonemet_auto.integrity import CaseInspection, _inspect_all, fault_table, inspect_dataset
+from bonemet_auto.inspection import CaseInspection
+from bonemet_auto.integrity import _inspect_all, fault_table, inspect_dataset
 from bonemet_auto.raw_dataset import open_raw_dataset
 from tests.cohort import GEOMETRY, SHAPE, make_scan, write_case, write_cohort
 

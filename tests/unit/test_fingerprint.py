@@ -1,8 +1,12 @@
+import json
+
 import numpy as np
 import pytest
 
+from bonemet_auto import inspection
 from bonemet_auto.fingerprint import BONE_THRESHOLD_HU, HISTOGRAM_EDGES_HU, bone_mask
-from bonemet_auto.integrity import inspect_case, inspect_dataset, inspection_bytes
+from bonemet_auto.inspection import inspect_case
+from bonemet_auto.integrity import inspect_dataset, inspection_bytes
 from bonemet_auto.raw_dataset import open_raw_dataset
 from bonemet_auto.schema import Fingerprint
 from tests.cohort import GEOMETRY, LABELS, SHAPE, make_scan, write_case, write_cohort
@@ -93,41 +97,79 @@ def test_inspection_is_the_same_from_several_processes(tmp_path):
     assert inspect_dataset(dataset, None, 1) == inspect_dataset(dataset, None, 2)
 
 
-def test_unchanged_cases_are_not_read_again(tmp_path, monkeypatch):
+@pytest.fixture
+def read(monkeypatch):
+    """Names of the images that are read."""
+    names = []
+    original = inspection.read_hu
+
+    def noted(path):
+        names.append(path.name)
+        return original(path)
+
+    monkeypatch.setattr(inspection, "read_hu", noted)
+    return names
+
+
+def test_only_what_changed_is_read_again(tmp_path, read):
     folder = write_cohort(tmp_path, 3)
-    dataset = open_raw_dataset(folder)
-    first = inspect_dataset(dataset, None, 1).fingerprint
+    hu, ids = make_scan(np.random.default_rng(7))
+    write_case(folder, "t", hu, ids, {1: 0, 2: 0}, part="Ts")
+    first = inspect_dataset(open_raw_dataset(folder), None, 1)
+    read.clear()
+    again = inspect_dataset(open_raw_dataset(folder), first.memory, 1)
+    assert read == [] and again == first
     hu, ids = make_scan(np.random.default_rng(5))
     write_case(folder, "case_001", hu, ids, {1: 0, 2: 0})
-    read = []
-    from bonemet_auto import integrity
+    write_case(folder, "new", *make_scan(np.random.default_rng(6)), {1: 0, 2: 0})
+    changed = inspect_dataset(open_raw_dataset(folder), first.memory, 1)
+    assert read == ["case_001_0000.nii.gz", "new_0000.nii.gz"]
+    before, after = first.fingerprint.cases, changed.fingerprint.cases
+    assert after[0] == before[0] and after[1] != before[1] and len(after) == 4
 
-    original = integrity.read_hu
-    monkeypatch.setattr(
-        integrity, "read_hu", lambda path: (read.append(path.name), original(path))[1]
-    )
-    again = inspect_dataset(dataset, first, 1).fingerprint
+
+def test_warnings_and_twins_are_remembered(tmp_path, read):
+    folder = write_cohort(tmp_path, 2)
+    hu, ids = make_scan(np.random.default_rng(3))
+    write_case(folder, "odd", np.clip(hu, 0, 100), ids, {1: 0, 2: 0})
+    first = inspect_dataset(open_raw_dataset(folder), None, 1)
+    (odd,) = (warning for warning in first.warnings if warning.startswith("odd: values"))
+    read.clear()
+    write_case(folder, "twin", np.clip(hu, 0, 100), ids, {1: 0, 2: 0})
+    again = inspect_dataset(open_raw_dataset(folder), first.memory, 1)
+    assert read == ["twin_0000.nii.gz"]
+    assert [fault.case for fault in again.faults] == ["twin"]
+    assert odd in again.warnings
+
+
+def test_a_case_with_a_fault_is_looked_at_again(tmp_path, read):
+    folder = write_cohort(tmp_path, 2)
+    (folder / "labelsTr" / "case_001.json").write_text('{"instances": {"1": 0}}')
+    first = inspect_dataset(open_raw_dataset(folder), None, 1)
+    read.clear()
+    assert inspect_dataset(open_raw_dataset(folder), first.memory, 1).faults == first.faults != []
     assert read == ["case_001_0000.nii.gz"]
-    assert again.cases[0] == first.cases[0] and again.cases[1] != first.cases[1]
 
 
 def test_a_renamed_case_is_not_taken_for_the_old_one(tmp_path):
     folder = write_cohort(tmp_path, 1)
-    first = inspect_dataset(open_raw_dataset(folder), None, 1).fingerprint
+    first = inspect_dataset(open_raw_dataset(folder), None, 1)
     for path in [*folder.glob("*Tr/case_000*")]:
         path.rename(path.with_name(path.name.replace("case_000", "new")))
-    again = inspect_dataset(open_raw_dataset(folder), first, 1).fingerprint
+    again = inspect_dataset(open_raw_dataset(folder), first.memory, 1).fingerprint
     assert [(case.case, case.patient_id) for case in again.cases] == [("new", "new")]
 
 
-def test_another_meaning_of_the_classes_counts_as_a_change(tmp_path):
-    dataset = open_raw_dataset(write_cohort(tmp_path, 1))
-    swapped = dataset.info.model_copy(update={"labels": dict(zip(LABELS, (1, 0), strict=True))})
-    case = dataset.training[0]
-    before = inspect_case(case, dataset.info).fingerprint
-    known = {before.input_hash: before}
-    after = inspect_case(case, swapped, known).fingerprint
-    assert after.input_hash != before.input_hash
+def test_another_meaning_of_the_classes_counts_as_a_change(tmp_path, read):
+    folder = write_cohort(tmp_path, 1)
+    first = inspect_dataset(open_raw_dataset(folder), None, 1)
+    info = json.loads((folder / "dataset.json").read_text())
+    info["labels"] = dict(zip(LABELS, (1, 0), strict=True))
+    (folder / "dataset.json").write_text(json.dumps(info))
+    read.clear()
+    again = inspect_dataset(open_raw_dataset(folder), first.memory, 1)
+    (before,), (after,) = first.fingerprint.cases, again.fingerprint.cases
+    assert read == ["case_000_0000.nii.gz"] and after.input_hash != before.input_hash
     assert (before.patient_label, after.patient_label) == (0, 1)
 
 
