@@ -12,6 +12,7 @@ from bonemet_auto.schema import OperatingPoint
 
 FloatArray = npt.NDArray[np.float64]
 
+MAX_FP_PER_SCAN = 0.5
 FALLBACK_THRESHOLD = 0.5
 MIN_PATIENTS_PER_CLASS = 5
 
@@ -36,7 +37,7 @@ class ScoredCase:
 
 
 def choose_operating_point(
-    cases: Sequence[ScoredCase], max_fp_per_scan: float = 1.0
+    cases: Sequence[ScoredCase], max_fp_per_scan: float = MAX_FP_PER_SCAN
 ) -> OperatingPoint:
     """Choose score and patient thresholds, and the estimate for patients in whom nothing is found.
 
@@ -71,15 +72,18 @@ def _score_threshold(
     max_fp_per_scan: float,
     n_scans: int,
 ) -> tuple[float, str]:
-    """Threshold of the highest sensitivity within the false positives allowed, and its rule."""
-    goal = f"highest sensitivity at <= {max_fp_per_scan:g} FP per scan"
+    """The lowest threshold within the false positives allowed, and its rule.
+
+    No threshold within them finds more on these cases, and a lower one can only find more on
+    others; false positives are many more than lesions, so their rate is known better.
+    """
+    goal = f"lowest with <= {max_fp_per_scan:g} FP per scan"
     levels = np.unique(scores)[::-1]
     found = np.array([np.sum(hits & (scores >= level)) for level in levels])
     false = np.array([np.sum(~hits & (scores >= level)) for level in levels])
-    found = found * (false <= max_fp_per_scan * n_scans)
-    if n_reference and found.any():
-        best = int(found.argmax())
-        return float((levels[best] + np.append(levels, 0.0)[best + 1]) / 2), goal
+    allowed = int((false <= max_fp_per_scan * n_scans).sum())
+    if n_reference and found[:allowed].any():
+        return float(np.append(levels, 0.0)[allowed - 1 : allowed + 1].mean()), goal
     if n_reference == 0:
         reason = "no annotated lesions"
     elif not scores.size:

@@ -10,16 +10,21 @@ def scored(scores=(), matched=(), n_reference=0, p_lung=None, label=None):
     return ScoredCase(scores, np.asarray(matched, np.int64), n_reference, p_lung, label)
 
 
-def test_the_threshold_lies_midway_below_the_last_hit_that_the_false_positives_allow():
+def test_the_threshold_lies_midway_above_the_first_false_positive_too_many():
     cases = [
         scored([0.9, 0.8, 0.6, 0.2], [1, 0, 2, 3], 3),
-        scored([0.7, 0.4, 0.3], [0, 0, 0], 0),
+        scored([0.5, 0.3], [0, 0], 0),
     ]
     point = choose_operating_point(cases)
-    assert point.score_threshold == pytest.approx(0.5)
+    assert point.score_threshold == pytest.approx(0.55)
     assert point.sensitivity == pytest.approx(2 / 3)
-    assert point.fp_per_scan == pytest.approx(1.0)
-    assert "highest sensitivity at <= 1 FP per scan" in point.rule
+    assert point.fp_per_scan == pytest.approx(0.5)
+    assert "lowest with <= 0.5 FP per scan" in point.rule
+
+
+def test_where_all_candidates_are_allowed_all_are_kept():
+    point = choose_operating_point([scored([0.9, 0.2], [1, 2], 2)])
+    assert point.score_threshold == pytest.approx(0.1)
 
 
 def test_more_false_positives_allowed_find_more():
@@ -29,7 +34,7 @@ def test_more_false_positives_allowed_find_more():
 
 def test_equal_scores_are_kept_or_dropped_together():
     case = scored([0.9, 0.5, 0.5, 0.5, 0.3], [1, 2, 0, 0, 0], 2)
-    point = choose_operating_point([case])
+    point = choose_operating_point([case], max_fp_per_scan=1.0)
     assert point.score_threshold == pytest.approx(0.7)
     assert (point.sensitivity, point.fp_per_scan) == (0.5, 0.0)
 
@@ -88,5 +93,6 @@ def test_patients_in_whom_nothing_is_found_give_a_shrunk_share_of_lung():
         scored([0.01], [0], 0, label=0),
         scored(label=None),
     ]
-    assert choose_operating_point(found + nothing).no_lesion_probability == pytest.approx(2 / 5)
+    point = choose_operating_point(found + nothing, max_fp_per_scan=0)
+    assert point.no_lesion_probability == pytest.approx(2 / 5)
     assert choose_operating_point(found).no_lesion_probability == 0.5
