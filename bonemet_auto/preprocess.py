@@ -271,17 +271,14 @@ def _run(job: _Job) -> FailedCase | None:
 
 
 def _store(job: _Job) -> None:
-    scan, label = read_hu(job.case.image), read_instances(job.case.label)
-    labels = read_case_labels(job.case.labels_json)
-    planned = to_plan_grid(
-        scan.array, scan.geometry.spacing_mm, job.spacing_mm, _lesion_box(label.array)
-    )
+    label, labels = read_instances(job.case.label), read_case_labels(job.case.labels_json)
+    planned = _planned_scan(job, _lesion_box(label.array))
     instances = resample_instances(label.array, planned.grid)
     meta = StoredCase(
         case=job.case.case,
         patient_id=job.fingerprint.patient_id,
         input_hash=job.input_hash,
-        original=GeometryRecord.of(scan.geometry),
+        original=GeometryRecord.of(label.geometry),
         crop_start=planned.crop_start,
         crop_shape=planned.crop_shape,
         shape=planned.grid.shape,
@@ -291,6 +288,12 @@ def _store(job: _Job) -> None:
         bone_voxels=_bone_samples(planned, job.input_hash),
     )
     write_case(job.folder, planned.hu, instances, meta)
+
+
+def _planned_scan(job: _Job, keep: Crop | None) -> PlanGrid:
+    """The scan on the planned grid; its own voxels are let go before more is made."""
+    scan = read_hu(job.case.image)
+    return to_plan_grid(scan.array, scan.geometry.spacing_mm, job.spacing_mm, keep)
 
 
 def _lesion_box(instances: UInt16Array) -> Crop | None:

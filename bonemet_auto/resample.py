@@ -23,7 +23,7 @@ UInt16Array = npt.NDArray[np.uint16]
 
 HU_RANGE = (-1024, 3071)
 _SLAB = 64
-_STRIP = 1 << 16
+_ROWS = 128
 _NEGLIGIBLE = 1e-7
 _ROUNDING = 1e-5
 
@@ -166,21 +166,29 @@ def cubic_matrix(n: int, m: int) -> Float32Array:
 
 
 def _resample_into(volume: npt.NDArray[np.generic], resampled: npt.NDArray[np.generic]) -> None:
-    """Rows and columns slab by slab, then depth strip by strip: one float32 copy is whole."""
+    """All three axes, block of rows by block: no float32 copy of the whole volume is made.
+
+    The rows that a block needs overlap with its neighbours', so their columns are computed twice.
+    """
     depth, height, width = (
         None if n == m else cubic_matrix(n, m)
         for n, m in zip(volume.shape, resampled.shape, strict=True)
     )
-    planes = np.empty((volume.shape[0], *resampled.shape[1:]), dtype=np.float32)
-    for z in range(0, len(planes), _SLAB):
-        slab = volume[z : z + _SLAB].astype(np.float32)
-        planes[z : z + _SLAB] = _along(_along(slab, width, 2), height, 1)
-    source, target = planes.reshape(len(planes), -1), resampled.reshape(len(resampled), -1)
-    for column in range(0, source.shape[1], _STRIP):
-        strip = _along(source[:, column : column + _STRIP], depth, 0)
+    for row in range(0, resampled.shape[1], _ROWS):
+        rows = slice(row, row + _ROWS)
+        used, matrix = (rows, None) if height is None else _band(height[rows])
+        block = _along(volume[:, used].astype(np.float32), width, 2)
+        block = _along(_along(block, matrix, 1), depth, 0)
         if resampled.dtype == np.int16:
-            strip = np.clip(np.rint(strip), *HU_RANGE)
-        target[:, column : column + _STRIP] = strip
+            np.clip(np.rint(block, out=block), *HU_RANGE, out=block)
+        resampled[:, rows] = block
+
+
+def _band(rows: Float32Array) -> tuple[slice, Float32Array]:
+    """Which columns some rows of a banded matrix use, and the part of the rows in them."""
+    used = np.flatnonzero((np.abs(rows) > _NEGLIGIBLE).any(axis=0))
+    band = slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(0, 0)
+    return band, rows[:, band]
 
 
 def _along(array: Float32Array, matrix: Float32Array | None, axis: int) -> Float32Array:
@@ -196,13 +204,11 @@ def _along(array: Float32Array, matrix: Float32Array | None, axis: int) -> Float
     source = array.reshape(before, n, after)
     result = np.empty((before, m, after), dtype=np.float32)
     for row in range(0, m, _SLAB):
-        rows = matrix[row : row + _SLAB]
-        used = np.flatnonzero((np.abs(rows) > _NEGLIGIBLE).any(axis=0))
-        band = slice(used[0], used[-1] + 1) if used.size else slice(0, 0)
+        band, weights = _band(matrix[row : row + _SLAB])
         if after == 1:
-            result[:, row : row + _SLAB, 0] = source[:, band, 0] @ rows[:, band].T
+            result[:, row : row + _SLAB, 0] = source[:, band, 0] @ weights.T
         else:
-            result[:, row : row + _SLAB] = rows[:, band] @ source[:, band]
+            result[:, row : row + _SLAB] = weights @ source[:, band]
     return result.reshape(*array.shape[:axis], m, *array.shape[axis + 1 :])
 
 

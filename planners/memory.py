@@ -14,8 +14,8 @@ bytes (2 in bfloat16, 4 in float32).
 | RPN, each level | 3 F + 2 |
 
 To it come each RoI's values, one folded GRN weight of 4 C^2 values per block and window, and in
-bfloat16 a copy of the parameters. When the backward pass starts, gradients of two maps at full
-resolution exist beside all that. The formula serves the search for a patch; it is held against the
+bfloat16 a copy of the parameters. At the height of the backward pass the gradients of a few maps
+exist beside all that. The formula serves the search for a patch; it is held against the
 network itself on fake tensors (`bonemet_auto.model.footprint`), which `measured_plan` then asks.
 """
 
@@ -33,10 +33,14 @@ BYTES_PER_PARAMETER = 16
 """Weight, moving average, and one moment and one gradient; Muon has no second moment."""
 BYTES_PER_GRADIENT = 4
 LOSS_BYTES = 12
-HEADROOM = {"cuda": 1.15, "cpu": 1.15}
-"""What the allocator holds beyond what is asked for, and workspaces of the operations."""
+HEADROOM = {"cuda": 1.15, "cpu": 1.57}
+"""What the allocator holds beyond what is asked for, and workspaces of the operations.
+
+Measured on a CPU (docs/adr/0012), whose allocator keeps what was freed in pieces that do not fit
+again; assumed on a GPU.
+"""
 CONTEXT_BYTES = {"cuda": 800_000_000, "cpu": 400_000_000}
-"""Libraries and, on a GPU, its context."""
+"""What libraries take once they work: compiled kernels and, on a GPU, its context."""
 
 
 @dataclass(frozen=True)
@@ -129,10 +133,20 @@ def saved_bytes(blueprint: Blueprint, patch: Index, windows: int, element: int) 
 
 
 def gradient_bytes(blueprint: Blueprint, patch: Index, windows: int, element: int) -> int:
-    """What the backward pass adds at its height: gradients of the two largest maps."""
-    full = windows * math.prod(patch) * blueprint.skip_width
-    masks = MASK_ROIS * MASK_BINS**3 * (blueprint.neck_width + 1)
-    return 2 * max(full, masks) * element
+    """What the backward pass adds at its height.
+
+    That is where the largest maps are: two at full resolution, four of the finest neck level, two
+    of a block's wide ones, or two of the mask head's.
+    """
+    neck = blueprint.neck_width
+    voxels = windows * math.prod(patch)
+    values = [2 * voxels * blueprint.skip_width, 2 * MASK_ROIS * MASK_BINS**3 * (neck + 1)]
+    for stage, (stride, width, depth) in enumerate(
+        zip(blueprint.strides, blueprint.widths, blueprint.depths, strict=True)
+    ):
+        voxels //= math.prod(stride)
+        values += [8 * width * voxels if depth else 0, 4 * neck * voxels if stage == 0 else 0]
+    return max(values) * element
 
 
 def parameters(blueprint: Blueprint) -> int:

@@ -18,7 +18,7 @@ from bonemet_auto.schema import Plan, Target
 from planners import measured_plan
 from planners.default import FAMILIES, make_plan
 from planners.fast import FAST
-from planners.memory import CONTEXT_BYTES, Blueprint, training_bytes
+from planners.memory import CONTEXT_BYTES, HEADROOM, Blueprint, training_bytes
 from tests.nominal import nominal
 
 LESIONS_PER_WINDOW = 6
@@ -78,17 +78,24 @@ def report(plan: Plan) -> None:
     command = [sys.executable, "-m", "tests.bench.bench_memory", "--one", plan.model_dump_json()]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     measured = json.loads(done.stdout.splitlines()[-1])["bytes"]
-    context = CONTEXT_BYTES[plan.target.device]
-    predicted = plan.memory_bytes - context
+    predicted = allocated(plan.memory_bytes, plan.target)
     formula = training_bytes(
         Blueprint.of(plan.network), plan.patch_size, plan.batch_size, plan.target
     )
     patch = " x ".join(map(str, plan.patch_size))
+    searched = allocated(formula, plan.target)
     print(
-        f"| {plan.planner} | {patch} | {plan.batch_size} | {(formula - context) / 1e9:.2f} "
+        f"| {plan.planner} | {patch} | {plan.batch_size} | {searched / 1e9:.2f} "
         f"| {predicted / 1e9:.2f} | {measured / 1e9:.2f} | {predicted / measured:.2f} |",
         flush=True,
     )
+
+
+def allocated(predicted: int, target: Target) -> float:
+    """What a prediction says of the figure that is measured: on a GPU the tensors alone."""
+    if target.device == "cpu":
+        return predicted
+    return (predicted - CONTEXT_BYTES["cuda"]) / HEADROOM["cuda"]
 
 
 def measure(plan: Plan) -> dict[str, int]:

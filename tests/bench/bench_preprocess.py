@@ -93,6 +93,7 @@ def ours(folder: Path, out: Path) -> None:
     )  # fmt: skip
     start = time.perf_counter()
     stored = resample_hu(hu, STORED)
+    del hu
     write_case(out, stored, resample_instances(ids, GridMap((0, 0, 0), SHAPE, STORED)), meta)
     elapsed = time.perf_counter() - start
     np.save(folder / "ours.npy", stored[:, 200:264, 200:264])
