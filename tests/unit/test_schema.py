@@ -65,6 +65,10 @@ DATASET = {
     "numTraining": 3,
 }
 STORED = stored_case("a", (4, 5, 6), lesions=(((0, 1, 2, 3, 4, 5), None),), bone=((1, 1, 1),))
+INSPECTED = schema.InspectedCase.model_validate(
+    {"key": "training a", "stamps": [[1, 2], None], "labels": {"other": 0}, "patient_id": "p"}
+    | {"warnings": ["odd"], "content_hashes": ["0"], "fingerprint": FINGERPRINT}
+)
 EXAMPLES = [
     DatasetInfo.model_validate(DATASET),
     CaseLabels.model_validate({"instances": {"1": 0, "2": None}, "patient": 1}),
@@ -72,6 +76,7 @@ EXAMPLES = [
     schema.LesionFingerprint.model_validate(FINGERPRINT["lesions"][0]),
     schema.CaseFingerprint.model_validate(FINGERPRINT),
     schema.Fingerprint.model_validate({"dataset": "D", "cases": [FINGERPRINT]}),
+    *(INSPECTED, schema.InspectionMemory(cases=(INSPECTED,))),
     schema.Splits(seed=1, validation=(("a", "b"), ())),
     *(PLAN, PLAN.network, PLAN.training, PLAN.inference, PLAN.target),
     *(STORED, STORED.lesions[0], POINT),
