@@ -133,10 +133,14 @@ def _train(options: argparse.Namespace) -> int:
 def _conclude(point: "OperatingPoint", folder: Path) -> int:
     logger.info(
         "validation: lesion sensitivity %s at %s FP per scan (score >= %.2f); everything is in %s",
-        point.sensitivity, point.fp_per_scan, point.score_threshold, folder,
+        _rate(point.sensitivity), _rate(point.fp_per_scan), point.score_threshold, folder,
     )  # fmt: skip
     failed = (folder / "validation" / "failed_cases.json").is_file()
     return EXIT_SOME_FAILED if failed else EXIT_DONE
+
+
+def _rate(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.2f}"
 
 
 def _read_fold(
