@@ -12,7 +12,6 @@ Memory is the peak of what all processes of a run hold together.
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -149,18 +148,18 @@ def compare_cohorts(dataset: Path, nnunet: Path | None, processes: int) -> None:
             "from bonemet_auto.commands.plan_and_preprocess import main; raise SystemExit(main())",
         ]
         plan += ["-d", number, "--root", str(root), "-np", str(processes), "--planner", "fast"]
-        watched([*plan, "--plan-only"])
-        print("| | preprocess, s | peak, GiB |\n| --- | --- | --- |")
+        print("| | s | peak, GiB |\n| --- | --- | --- |")
         peak, elapsed, _ = watched(plan)
-        print(f"| ours, with integrity check | {elapsed:.1f} | {peak:.2f} |", flush=True)
+        print(f"| ours: check, plan, preprocess | {elapsed:.1f} | {peak:.2f} |", flush=True)
         if nnunet:
-            peak, elapsed = preprocess_with_nnunet(root, dataset, nnunet, processes)
-            print(f"| nnU-Net, without its check | {elapsed:.1f} | {peak:.2f} |", flush=True)
+            for step, (peak, elapsed) in run_nnunet(root, dataset, nnunet, processes).items():
+                print(f"| nnU-Net: {step} | {elapsed:.1f} | {peak:.2f} |", flush=True)
 
 
-def preprocess_with_nnunet(
+def run_nnunet(
     root: Path, dataset: Path, nnunet: Path, processes: int
-) -> tuple[float, float]:
+) -> dict[str, tuple[float, float]]:
+    """Peak GiB and seconds of each of its three commands."""
     folders = {key: root / key for key in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
     target = folders["nnUNet_raw"] / dataset.name
     for part in ("imagesTr", "labelsTr"):
@@ -176,16 +175,17 @@ def preprocess_with_nnunet(
     spacing = json.loads(plan_path.read_text())["spacing_mm"]
     environment = {key: str(path) for key, path in folders.items()}
     scripts, number = nnunet.parent, dataset.name[7:10]
-    watched([str(scripts / "nnUNetv2_extract_fingerprint"), "-d", number], environment)
-    watched(
-        [str(scripts / "nnUNetv2_plan_experiment"), "-d", number, "-overwrite_target_spacing",
-         *map(str, spacing)],
-        environment,
-    )  # fmt: skip
-    shutil.rmtree(folders["nnUNet_preprocessed"] / dataset.name / "gt_segmentations", True)
-    command = [str(scripts / "nnUNetv2_preprocess"), "-d", number, "-c", "3d_fullres"]
-    peak, elapsed, _ = watched([*command, "-np", str(processes)], environment)
-    return peak, elapsed
+    commands = {
+        "fingerprint": ["nnUNetv2_extract_fingerprint", "-d", number, "-np", str(processes)],
+        "plan": ["nnUNetv2_plan_experiment", "-d", number, "-overwrite_target_spacing"],
+        "preprocess": ["nnUNetv2_preprocess", "-d", number, "-c", "3d_fullres"],
+    }
+    commands["plan"] += map(str, spacing)
+    commands["preprocess"] += ["-np", str(processes)]
+    return {
+        step: watched([str(scripts / command[0]), *command[1:]], environment)[:2]
+        for step, command in commands.items()
+    }
 
 
 def watched(
