@@ -97,3 +97,17 @@ def test_a_foreign_package_called_planners_is_named(root, capsys, monkeypatch):
     monkeypatch.delattr(planners, "OWNER")
     assert run(root, "--plan-only") == 2
     assert str(planners.__file__) in capsys.readouterr().err
+
+
+def test_a_plan_that_inherits_is_used_and_not_written_over(root, caplog):
+    assert run(root, "--plan-only") == 0
+    path = root / "preprocessed" / "Dataset001_Tiny" / "mine" / "plan.json"
+    path.parent.mkdir()
+    written = '{"inherits_from": "default", "batch_size": 3}'
+    path.write_text(written)
+    assert run(root, "--plan-only", "--plan-name", "mine") == 0
+    assert path.read_text() == written
+    assert "| batch size | 3 |" in (path.parent / "plan.md").read_text()
+    path.write_text('{"inherits_from": "default", "batch_size": 9999}')
+    assert run(root, "--plan-only", "--plan-name", "mine") == 0
+    assert "the edited plan needs" in caplog.text
