@@ -33,9 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--lesions",
         nargs="+",
-        default=[],
         metavar="NAME",
-        help="classes that are lesions; the others become background (default: all)",
+        help="classes that are lesions, otherwise all; the others become background",
     )
     parser.add_argument(
         "--source-unknown", action="store_true", help="no class tells where a lesion comes from"
@@ -49,7 +48,7 @@ def _convert(options: argparse.Namespace) -> int:
     from bonemet_auto.schema import write_failures
 
     source = open_foreign(options.source)
-    classes = choose_classes(source, options.lung, options.lesions, options.source_unknown)
+    classes = choose_classes(source, options.lung, options.lesions or (), options.source_unknown)
     if options.out.resolve().is_relative_to(options.source.resolve()):
         raise UsageError(f"{options.out} lies in the source, which is never edited.")
     if options.overwrite and options.out.is_dir():

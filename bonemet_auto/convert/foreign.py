@@ -50,6 +50,7 @@ class ForeignDataset:
         name: as its description says.
         has_instances: the label maps number lesions (nnDetection), not classes (nnU-Net).
         classes: value of each class by its name, without background.
+        declared: every value that the description names.
         cases: in the order of their ids, training first.
     """
 
@@ -57,6 +58,7 @@ class ForeignDataset:
     name: str
     has_instances: bool
     classes: dict[str, int]
+    declared: frozenset[int]
     cases: tuple[ForeignCase, ...]
 
 
@@ -88,11 +90,19 @@ def open_foreign(folder: Path) -> ForeignDataset:
             f"{files / 'imagesTr'} holds no image of the CT channel. Expected files ending in "
             f"{', '.join(ENDINGS)}."
         )
+    declared = _classes(path, about)
+    classes = {name: n for name, n in declared.items() if name.lower() not in NOT_LESIONS}
+    if not has_instances and 0 in classes.values():
+        raise DataError(
+            f"{path} gives the value 0 to a class, not to the background. If this is a raw dataset "
+            "of bonemet_auto, it needs no conversion."
+        )
     return ForeignDataset(
         folder=folder,
         name=str(about.get("name") or folder.name),
         has_instances=has_instances,
-        classes=_classes(path, about),
+        classes=classes,
+        declared=frozenset(declared.values()),
         cases=cases,
     )
 
@@ -121,7 +131,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _classes(path: Path, about: dict[str, Any]) -> dict[str, int]:
-    """Classes by name; `{"name": 1}` (nnU-Net 2) and `{"1": "name"}` (all others) are accepted."""
+    """All classes by name, from `{"name": 1}` (nnU-Net 2) or `{"1": "name"}` (all others)."""
     labels = about.get("labels")
     if not isinstance(labels, dict) or not labels:
         raise DataError(f'{path}: "labels" is missing; it names the classes of the masks.')
@@ -134,7 +144,7 @@ def _classes(path: Path, about: dict[str, Any]) -> dict[str, int]:
                 "lesions of one class: give each class one value, in a copy of the dataset."
             )
         classes[str(name)] = int(number)
-    return {name: number for name, number in classes.items() if name.lower() not in NOT_LESIONS}
+    return classes
 
 
 def _channels(path: Path, about: dict[str, Any]) -> dict[int, bool]:

@@ -70,7 +70,7 @@ def convert_dataset(source: ForeignDataset, out: Path, classes: Classes) -> Conv
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     outcomes = [
-        _attempt(case, source.has_instances, classes, partial)
+        _attempt(case, source, classes, partial)
         for case in tqdm(source.cases, "Converting", unit="case", disable=None)
     ]
     failed = [outcome for outcome in outcomes if isinstance(outcome, FailedCase)]
@@ -123,15 +123,15 @@ def choose_classes(
 
 
 def _attempt(
-    case: ForeignCase, has_instances: bool, classes: Classes, out: Path
+    case: ForeignCase, source: ForeignDataset, classes: Classes, out: Path
 ) -> int | FailedCase:
     try:
-        return _write_case(case, has_instances, classes, out)
+        return _write_case(case, source, classes, out)
     except DataError as error:
         return FailedCase(case=case.case, reason=str(error), fix="See the reason.")
 
 
-def _write_case(case: ForeignCase, has_instances: bool, classes: Classes, out: Path) -> int:
+def _write_case(case: ForeignCase, source: ForeignDataset, classes: Classes, out: Path) -> int:
     """Write one case; how many lesions it has.
 
     All that can fail comes before the first file, so that a failed case leaves nothing behind.
@@ -147,11 +147,14 @@ def _write_case(case: ForeignCase, has_instances: bool, classes: Classes, out: P
         _link(image, case.image)
         return 0
     folder = out / f"labels{part}"
-    if has_instances:
+    if source.has_instances:
         labels = _mapped(case.label, classes)
         _link(folder / f"{case.case}{_ending(case.label)}", case.label)
     else:
         drawn = read_instances(case.label)
+        unnamed = sorted(set(np.unique(drawn.array).tolist()) - source.declared - {0})
+        if unnamed:
+            raise DataError(f"{case.label}: the dataset's description does not name {unnamed}.")
         instances, labels = components(drawn.array, classes.of_value)
         write_volume(folder / f"{case.case}.nii.gz", Volume(instances, drawn.geometry))
     _link(image, case.image)

@@ -120,14 +120,16 @@ def test_one_class_that_is_not_lung_leaves_the_source_unknown(tmp_path):
 
 
 def test_decathlon_names_and_further_channels(tmp_path):
-    about = {"modality": {"0": "CT"}, "labels": {"0": "background", "2": "lung", "3": "kidney"}}
+    labels = {"0": "background", "1": "bone", "2": "lung", "3": "kidney"}
+    about = {"modality": {"0": "CT"}, "labels": labels}
+    lesions = ("--lung", "lung", "--lesions", "lung", "kidney")
     source = nnunet(tmp_path / "msd", about, suffix="")
-    assert convert(source, tmp_path / "Dataset001_X", "--lung", "lung") == 0
+    assert convert(source, tmp_path / "Dataset001_X", *lesions) == 0
     assert (tmp_path / "Dataset001_X" / "imagesTr" / "a_0000.nii.gz").is_symlink()
     about |= {"modality": {"0": "PET", "1": "CT"}}
     source = nnunet(tmp_path / "pet", about, suffix="_0001")
     nnunet(tmp_path / "pet", about)
-    assert convert(source, tmp_path / "Dataset002_X", "--lung", "lung") == 0
+    assert convert(source, tmp_path / "Dataset002_X", *lesions) == 0
     link = tmp_path / "Dataset002_X" / "imagesTr" / "a_0000.nii.gz"
     assert link.resolve().name == "a_0001.nii.gz"
 
@@ -158,6 +160,14 @@ def test_a_case_that_fails_does_not_stop_the_others(tmp_path):
     assert [case.case for case in raw.training] == ["a"] and raw.info.num_training == 1
 
 
+def test_values_that_nobody_named_are_not_dropped(tmp_path):
+    about = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "bone": 1, "lung": 2}}
+    source, out = nnunet(tmp_path / "src", about, cases=("a",)), tmp_path / "Dataset001_X"
+    assert convert(source, out, "--lesions", "lung", "--lung", "lung") == 3
+    (failed,) = json.loads((out / "failed_cases.json").read_text())
+    assert "does not name [3]" in failed["reason"]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -182,6 +192,7 @@ def test_unclear_classes_are_refused_before_anything_is_removed(tmp_path, capsys
         ({"channel_names": {"0": "CT"}}, '"labels" is missing'),
         ({"labels": {"x": [1, 2]}, "channel_names": {"0": "CT"}}, "Regions"),
         ([], "no table"),
+        ({"labels": {"other": 0, "lung": 1}, "channel_names": {"0": "CT"}}, "needs no conversion"),
         ({"labels": CLASSES, "channel_names": {"0": "CT"}, "dataset": {"a": {}}}, "case a needs"),
     ],
 )
