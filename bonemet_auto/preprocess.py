@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from bonemet_auto.errors import BonemetError, DataError
 from bonemet_auto.fingerprint import BODY_THRESHOLD_HU, bone_mask
-from bonemet_auto.geometry import Index, Triple
+from bonemet_auto.geometry import Geometry, Index, Triple
 from bonemet_auto.images import read_hu, read_instances
 from bonemet_auto.processor import INTERPRETER_BYTES
 from bonemet_auto.raw_dataset import RawCase, RawDataset, read_case_labels
@@ -275,13 +275,13 @@ def _run(job: _Job) -> FailedCase | None:
 
 def _store(job: _Job) -> None:
     label, labels = read_instances(job.case.label), read_case_labels(job.case.labels_json)
-    planned = _planned_scan(job, _lesion_box(label.array))
+    planned, geometry = _planned_scan(job, _lesion_box(label.array))
     instances = resample_instances(label.array, planned.grid)
     meta = StoredCase(
         case=job.case.case,
         patient_id=job.fingerprint.patient_id,
         input_hash=job.input_hash,
-        original=GeometryRecord.of(label.geometry),
+        original=GeometryRecord.of(geometry),
         crop_start=planned.crop_start,
         crop_shape=planned.crop_shape,
         shape=planned.grid.shape,
@@ -293,10 +293,11 @@ def _store(job: _Job) -> None:
     write_case(job.folder, planned.hu, instances, meta)
 
 
-def _planned_scan(job: _Job, keep: Crop | None) -> PlanGrid:
-    """The scan on the planned grid; its own voxels are let go before more is made."""
+def _planned_scan(job: _Job, keep: Crop | None) -> tuple[PlanGrid, Geometry]:
+    """The scan on the planned grid, and its own; its voxels are let go before more is made."""
     scan = read_hu(job.case.image)
-    return to_plan_grid(scan.array, scan.geometry.spacing_mm, job.spacing_mm, keep)
+    planned = to_plan_grid(scan.array, scan.geometry.spacing_mm, job.spacing_mm, keep)
+    return planned, scan.geometry
 
 
 def _lesion_box(instances: UInt16Array) -> Crop | None:

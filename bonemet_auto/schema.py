@@ -154,9 +154,13 @@ class InspectedCase(_Ours):
 
 
 class InspectionMemory(_Ours):
-    """`preprocessed/D/inspection.json`: spares the next run the cases that did not change."""
+    """`preprocessed/D/inspection.json`: spares the next run the cases that did not change.
+
+    `rules` goes up when the checks or the fingerprint change: what older ones found is void then.
+    """
 
     format_version: Literal[1] = FORMAT_VERSION
+    rules: Literal[1] = 1
     cases: tuple[InspectedCase, ...]
 
 

@@ -174,9 +174,10 @@ def _plan(options: argparse.Namespace, fingerprint: "Fingerprint", folder: Path)
             "install bonemet_auto into an environment of its own."
         )
     if options.keep_plan or inherits(path):
-        plan = read_plan(path, "Run once without --keep-plan.")
+        _refuse_derivation(options, path)
+        plan = planners.measured_plan(read_plan(path, "Run once without --keep-plan."))
         logger.info("keeping the edited plan %s", path)
-        needed_gb = planners.measured_plan(plan).memory_bytes / 1e9
+        needed_gb = plan.memory_bytes / 1e9
         if needed_gb > plan.target.memory_gb:
             logger.warning(
                 "warning: the edited plan needs %.1f GB, its target has %g GB: make the patch or "
@@ -201,6 +202,17 @@ def _plan(options: argparse.Namespace, fingerprint: "Fingerprint", folder: Path)
         write_json(path, plan)
     write_text(folder / "plan.md", planners.explain_plan(plan, fingerprint))
     return plan
+
+
+def _refuse_derivation(options: argparse.Namespace, path: Path) -> None:
+    """Flags that make a plan say nothing about one that is kept."""
+    flags = ("gpu_memory", "spacing", "patch_size")
+    given = [f"--{flag.replace('_', '-')}" for flag in flags if getattr(options, flag) is not None]
+    if given:
+        raise UsageError(
+            f"{', '.join(given)}: {path} is a person's own and is kept. Edit it, leave the flags "
+            "out, or give another --plan-name."
+        )
 
 
 def _describe(fingerprint: "Fingerprint", splits: "Splits", plan: "Plan", folder: Path) -> None:

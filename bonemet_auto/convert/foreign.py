@@ -152,7 +152,11 @@ def _channels(path: Path, about: dict[str, Any]) -> dict[int, bool]:
     named: dict[str, object] = next(
         (about[key] for key in _CHANNEL_KEYS if isinstance(about.get(key), dict)), {}
     )
-    is_ct = {int(number): str(name).upper() == "CT" for number, name in named.items()}
+    is_ct = {
+        int(number): str(name).upper() == "CT"
+        for number, name in named.items()
+        if str(number).isdecimal()
+    }
     if sum(is_ct.values()) != 1:
         raise DataError(
             f"{path}: {sum(is_ct.values())} of the channels {list(named.values())} are called CT, "

@@ -189,6 +189,7 @@ def test_unclear_classes_are_refused_before_anything_is_removed(tmp_path, capsys
     ("about", "message"),
     [
         ({"labels": CLASSES, "channel_names": {"0": "MR"}}, "0 of the channels ['MR']"),
+        ({"labels": CLASSES, "channel_names": {"CT": 0}}, "0 of the channels [0]"),
         ({"channel_names": {"0": "CT"}}, '"labels" is missing'),
         ({"labels": {"x": [1, 2]}, "channel_names": {"0": "CT"}}, "Regions"),
         ([], "no table"),

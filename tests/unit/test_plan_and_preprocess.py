@@ -99,7 +99,7 @@ def test_a_foreign_package_called_planners_is_named(root, capsys, monkeypatch):
     assert str(planners.__file__) in capsys.readouterr().err
 
 
-def test_a_plan_that_inherits_is_used_and_not_written_over(root, caplog):
+def test_a_plan_that_inherits_is_used_and_not_written_over(root, caplog, capsys):
     assert run(root, "--plan-only") == 0
     path = root / "preprocessed" / "Dataset001_Tiny" / "mine" / "plan.json"
     path.parent.mkdir()
@@ -108,6 +108,8 @@ def test_a_plan_that_inherits_is_used_and_not_written_over(root, caplog):
     assert run(root, "--plan-only", "--plan-name", "mine") == 0
     assert path.read_text() == written
     assert "| batch size | 3 |" in (path.parent / "plan.md").read_text()
+    assert run(root, "--plan-only", "--plan-name", "mine", "--spacing", "2", "2", "2") == 2
+    assert "--spacing" in capsys.readouterr().err and path.read_text() == written
     path.write_text('{"inherits_from": "default", "batch_size": 9999}')
     assert run(root, "--plan-only", "--plan-name", "mine") == 0
     assert "the edited plan needs" in caplog.text

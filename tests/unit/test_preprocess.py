@@ -116,6 +116,16 @@ def test_bytes_do_not_depend_on_the_run(tmp_path: Path):
         assert (tmp_path / "c" / name).read_bytes() == (tmp_path / "d" / name).read_bytes()
 
 
+def test_the_original_grid_is_the_scans_own(tmp_path: Path):
+    data, fingerprint = dataset(tmp_path, ["a"])
+    _, instances = phantom_arrays()
+    noisy = Geometry(SHAPE, SPACING, (1e-3, 0.0, 0.0))
+    write_volume(data.training[0].label, Volume(instances, noisy))
+    assert preprocess_dataset(data, fingerprint, make_plan(fingerprint), tmp_path / "c", 1) == []
+    original = open_case(tmp_path / "c", "a").meta.original
+    assert original.origin_lps_mm == (0.0, 0.0, 0.0)
+
+
 def test_lesions_of_which_next_to_nothing_is_left_are_named(tmp_path: Path, caplog):
     data, fingerprint = dataset(tmp_path, ["a"])
     coarse = make_plan(fingerprint, (9.0, 9.0, 9.0))
