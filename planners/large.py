@@ -1,7 +1,8 @@
-"""The `large` planner: for one large GPU and days, a family larger than `default` takes.
+"""The `large` planner: for one large GPU and many days.
 
-The network is that of twice the memory and three times the lesions, and training is twice as long;
-the patch gives way where the memory does not suffice for both.
+The network is the one that `default` takes with twice the memory and three times the lesions, which
+may be the same one, and training is twice as long; the patch gives way where the memory does not
+suffice for both.
 """
 
 from dataclasses import replace
@@ -21,7 +22,7 @@ def plan_large(
     spacing_mm: Triple | None = None,
     patch_size: Index | None = None,
 ) -> Plan:
-    """Plan a larger ConvNeXt-V2 family than `plan_default`, trained for longer.
+    """Plan at least the ConvNeXt-V2 family of `plan_default`, trained for twice as long.
 
     Args:
         fingerprint: of the dataset.
