@@ -176,7 +176,8 @@ class NetworkPlan(_Ours):
     """Shape of the network; all triples are (z, y, x), all per-stage tuples start at the stem.
 
     `rpn_stages` are indices into the stages; `anchor_sizes` holds, for each of them, box sizes in
-    voxels of the planned spacing.
+    voxels of the planned spacing. `neck` is the fusion neck, or a plain feature pyramid to compare
+    it with. `checkpointed` blocks compute their inside twice and keep it in memory never.
     """
 
     widths: tuple[Count, ...] = Field(min_length=1)
@@ -188,6 +189,8 @@ class NetworkPlan(_Ours):
     rpn_stages: tuple[int, ...] = Field(min_length=1)
     anchor_sizes: tuple[tuple[tuple[Edge, Edge, Edge], ...], ...]
     drop_path: float = Field(ge=0, lt=1)
+    neck: Literal["fusion", "fpn"] = "fusion"
+    checkpointed: bool = False
 
     @model_validator(mode="after")
     def _lengths_agree(self) -> "NetworkPlan":

@@ -1,9 +1,11 @@
 """The `default` planner, for GPUs, and the derivation that all planners share."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 
 from bonemet_auto.errors import PlanError
 from bonemet_auto.geometry import Index, Triple
@@ -18,6 +20,7 @@ from bonemet_auto.schema import (
 from planners.anchors import Sizes, choose_stages, search_anchors
 from planners.memory import Blueprint, training_bytes
 from planners.patch import Topology, given_patch, largest_patch, shape_patch
+from planners.preset import Preset, choose_family
 from planners.spacing import intensities, lesion_sizes, planned_shapes, target_spacing
 
 LIMIT_PERCENTILE = 95
@@ -31,84 +34,6 @@ OUTSIDE_BONE_SHARE = 0.02
 FINEST_SPACING_MM, COARSEST_SPACING_MM = 0.1, 20.0
 MEMORY_SHARE = 0.9
 """Of the target's memory that a step may take; the rest is for the display and fragmentation."""
-
-
-@dataclass(frozen=True)
-class Preset:
-    """What a planner fixes before it has seen the data.
-
-    Attributes:
-        planner: its name.
-        widths: channels per stage; a stage beyond repeats the last.
-        depths: blocks per stage, likewise.
-        coarsest_lesion_voxels: the spacing is coarsened until a small lesion (10th percentile)
-            spans this many voxels; None keeps the scans' own.
-        fine_level_voxels: lesions of which the 10th percentile is smaller are also proposed at
-            stride 2, where most cells are.
-        skip_width: channels of the full-resolution skip.
-        neck_width: channels of the neck and heads.
-        stages: fewest and most stages to build, as the patch allows.
-        min_edge: fewest cells along an axis of the deepest map.
-        edges: candidates for the patch edge along the finest axis, in voxels.
-        anchors_per_level: anchor sizes per level.
-        batch_sizes: smallest and largest batch.
-        drop_path: rate at the last block.
-        iterations: of training.
-        epochs: that they are counted in.
-        learning_rate: peak.
-        warmup_share: of the iterations.
-        mirror_axes: mirrored at inference.
-    """
-
-    planner: str
-    widths: tuple[int, ...]
-    depths: tuple[int, ...]
-    coarsest_lesion_voxels: float | None
-    fine_level_voxels: float
-    skip_width: int
-    neck_width: int
-    stages: tuple[int, int]
-    min_edge: int
-    edges: tuple[int, ...]
-    anchors_per_level: int
-    batch_sizes: tuple[int, int]
-    drop_path: float
-    iterations: int
-    epochs: int
-    learning_rate: float
-    warmup_share: float
-    mirror_axes: tuple[int, ...]
-
-
-_ATTO = Preset(
-    planner="default",
-    widths=(40, 80, 160, 320),
-    depths=(2, 2, 6, 2),
-    coarsest_lesion_voxels=None,
-    fine_level_voxels=8.0,
-    skip_width=16,
-    neck_width=64,
-    stages=(4, 6),
-    min_edge=4,
-    edges=tuple(range(64, 257, 16)),
-    anchors_per_level=3,
-    batch_sizes=(2, 8),
-    drop_path=0.1,
-    iterations=250_000,
-    epochs=1000,
-    learning_rate=4e-4,
-    warmup_share=0.02,
-    mirror_axes=(0, 1, 2),
-)
-FAMILIES = (
-    (0, 0, _ATTO),
-    (16, 100, replace(_ATTO, widths=(48, 96, 192, 384))),
-    (24, 300, replace(_ATTO, widths=(64, 128, 256, 512), neck_width=96)),
-    (40, 1000, replace(_ATTO, widths=(80, 160, 320, 640), depths=(2, 2, 8, 2), neck_width=96)),
-    (80, 3000, replace(_ATTO, widths=(96, 192, 384, 768), depths=(3, 3, 9, 3), neck_width=128)),
-    (80, 10000, replace(_ATTO, widths=(128, 256, 512, 1024), depths=(3, 3, 27, 3), neck_width=128)),
-)
-"""ConvNeXt-V2 atto, femto, pico, nano, tiny, base: from which memory (GB) and number of lesions."""
 
 
 def plan_default(
@@ -132,11 +57,6 @@ def plan_default(
     """
     preset = choose_family(target.memory_gb, count_lesions(fingerprint))
     return make_plan(preset, fingerprint, target, name, spacing_mm, patch_size)
-
-
-def choose_family(memory_gb: float, lesions: int) -> Preset:
-    """The last family whose memory and number of lesions are both reached."""
-    return [preset for gb, least, preset in FAMILIES if memory_gb >= gb and lesions >= least][-1]
 
 
 def count_lesions(fingerprint: Fingerprint) -> int:
@@ -163,12 +83,19 @@ def make_plan(
     lesions = lesion_sizes(fingerprint, spacing)
     hu = intensities(fingerprint)
 
-    def blueprint(found: Topology) -> Blueprint:
-        return _blueprint(preset, found, lesions, spacing)
+    def blueprint(found: Topology, checkpointed: bool) -> Blueprint:
+        return _blueprint(preset, found, lesions, spacing, checkpointed)
+
+    def patch_for(checkpointed: bool) -> tuple[Index, Topology]:
+        made = partial(blueprint, checkpointed=checkpointed)
+        return _patch(preset, depth, fingerprint, target, spacing, patch_size, made)
 
     depth = depth_for(lesions, spacing, preset.stages)
-    patch, found = _patch(preset, depth, fingerprint, target, spacing, patch_size, blueprint)
-    batch = _batch_size(preset, patch, blueprint(found), target)
+    limit_mm = np.asarray(size_limit(fingerprint, spacing)) * np.asarray(spacing)
+    wanted_mm = np.minimum(large_lesion_mm(lesions, spacing) + 2 * CONTEXT_MM, limit_mm)
+    patch, found, checkpointed = _memory_choice(patch_for, spacing, wanted_mm)
+    network = blueprint(found, checkpointed)
+    batch = _batch_size(preset, patch, network, target)
     return Plan(
         name=name,
         planner=preset.planner,
@@ -180,8 +107,8 @@ def make_plan(
         sd_hu=hu.sd_hu,
         patch_size=patch,
         batch_size=batch,
-        memory_bytes=training_bytes(blueprint(found), patch, batch, target),
-        network=_network(preset, blueprint(found), lesions),
+        memory_bytes=training_bytes(network, patch, batch, target),
+        network=_network(preset, network, lesions),
         training=TrainingPlan(
             iterations=preset.iterations,
             epochs=preset.epochs,
@@ -231,9 +158,39 @@ def depth_for(lesions: Sizes, spacing: Triple, stages: tuple[int, int]) -> int:
         spacing: planned voxel edges, mm.
         stages: fewest and most.
     """
-    largest = np.percentile(lesions * np.asarray(spacing), LARGE_LESION_PERCENTILE, axis=0).max()
-    voxels = (largest + 2 * CONTEXT_MM) / min(spacing)
+    voxels = (large_lesion_mm(lesions, spacing) + 2 * CONTEXT_MM) / min(spacing)
     return int(np.clip(np.ceil(np.log2(voxels / DEEPEST_CELLS)), *stages))
+
+
+def large_lesion_mm(lesions: Sizes, spacing: Triple) -> float:
+    """Longest edge of a large lesion (99th percentile)."""
+    edges = np.percentile(lesions * np.asarray(spacing), LARGE_LESION_PERCENTILE, axis=0)
+    return float(edges.max())
+
+
+def _memory_choice(
+    patch_for: Callable[[bool], tuple[Index, Topology]],
+    spacing: Triple,
+    wanted_mm: npt.NDArray[np.float64],
+) -> tuple[Index, Topology, bool]:
+    """Patch, topology, and whether blocks are checkpointed, which costs time.
+
+    They are where only that makes windows larger, and those without it do not span a large lesion
+    and its surroundings.
+
+    Raises:
+        PlanError: nothing fits even so.
+    """
+    plain = None
+    # The error of the frugal network, raised below, asks for the least.
+    with suppress(PlanError):
+        plain = patch_for(False)
+    if plain is not None and (np.asarray(plain[0]) * np.asarray(spacing) >= wanted_mm).all():
+        return (*plain, False)
+    frugal = patch_for(True)
+    if plain is not None and np.prod(frugal[0]) <= np.prod(plain[0]):
+        return (*plain, False)
+    return (*frugal, True)
 
 
 def _patch(
@@ -279,7 +236,9 @@ def _batch_size(preset: Preset, patch: Index, blueprint: Blueprint, target: Targ
     return max(fitting, default=smallest)
 
 
-def _blueprint(preset: Preset, found: Topology, lesions: Sizes, spacing: Triple) -> Blueprint:
+def _blueprint(
+    preset: Preset, found: Topology, lesions: Sizes, spacing: Triple, checkpointed: bool
+) -> Blueprint:
     widths, depths = _per_stage(preset, len(found.strides))
     totals = [found.total_stride(stage) for stage in range(len(found.strides))]
     return Blueprint(
@@ -291,6 +250,7 @@ def _blueprint(preset: Preset, found: Topology, lesions: Sizes, spacing: Triple)
         neck_width=preset.neck_width,
         rpn_stages=tuple(choose_stages(totals, lesions, spacing, preset.fine_level_voxels)),
         anchors_per_level=preset.anchors_per_level,
+        checkpointed=checkpointed,
     )
 
 
@@ -307,6 +267,7 @@ def _network(preset: Preset, blueprint: Blueprint, lesions: Sizes) -> NetworkPla
         rpn_stages=blueprint.rpn_stages,
         anchor_sizes=search_anchors(lesions, levels, preset.anchors_per_level, SEED),
         drop_path=preset.drop_path,
+        checkpointed=blueprint.checkpointed,
     )
 
 

@@ -5,6 +5,7 @@ import numpy as np
 from bonemet_auto.schema import Fingerprint, Plan
 from planners import anchors, default, memory, spacing
 from planners.fast import FAST
+from planners.preset import FAMILIES
 
 
 def explain_plan(plan: Plan, fingerprint: Fingerprint) -> str:
@@ -100,6 +101,13 @@ def _patch_rows(plan: Plan, fingerprint: Fingerprint) -> list[Row]:
             f"lesions with {default.CONTEXT_MM:g} mm around them",
         ),
         (
+            "checkpointed blocks",
+            "yes" if plan.network.checkpointed else "no",
+            "where only that makes windows larger, and they do not span a large lesion (99th "
+            f"percentile) with {default.CONTEXT_MM:g} mm around it otherwise; costs time",
+            f"large lesion {default.large_lesion_mm(sizes, plan.spacing_mm):.0f} mm",
+        ),
+        (
             "batch size",
             plan.batch_size,
             "largest of the planner's range that fits the memory",
@@ -127,8 +135,8 @@ def _network_rows(plan: Plan, fingerprint: Fingerprint) -> list[Row]:
     )
     given = f"{plan.target.memory_gb:g} GB, {lesions} lesions; about {count / 1e6:.1f} M parameters"
     total = net.total_stride(len(net.strides) - 1)
-    edges = spacing.lesion_sizes(fingerprint, plan.spacing_mm) * np.asarray(plan.spacing_mm)
-    largest_mm = np.percentile(edges, default.LARGE_LESION_PERCENTILE, axis=0).max()
+    sizes = spacing.lesion_sizes(fingerprint, plan.spacing_mm)
+    largest_mm = default.large_lesion_mm(sizes, plan.spacing_mm)
     deepest = tuple(p // t for p, t in zip(plan.patch_size, total, strict=True))
     return [
         ("widths", net.widths, family, given),
@@ -184,7 +192,7 @@ def _anchor_rows(plan: Plan, fingerprint: Fingerprint) -> list[Row]:
 
 
 def _fine_level_voxels(plan: Plan) -> float:
-    preset = FAST if plan.planner == FAST.planner else default.FAMILIES[0][2]
+    preset = FAST if plan.planner == FAST.planner else FAMILIES[0][2]
     return preset.fine_level_voxels
 
 

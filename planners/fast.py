@@ -6,7 +6,8 @@ All its constants stand here. Widths, depths and the learning rate were compared
 
 from bonemet_auto.geometry import Index, Triple
 from bonemet_auto.schema import Fingerprint, Plan, Target
-from planners.default import Preset, make_plan
+from planners.default import make_plan
+from planners.preset import Preset
 
 FAST = Preset(
     planner="fast",

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from bonemet_auto.geometry import Index, Triple
 from bonemet_auto.schema import Fingerprint, Plan, Target
-from planners.default import choose_family, count_lesions, make_plan
+from planners.default import count_lesions, make_plan
+from planners.preset import choose_family
 
 LONGER = 2
 MORE_MEMORY, MORE_LESIONS = 2, 3

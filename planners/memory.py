@@ -8,7 +8,7 @@ bytes (2 in bfloat16, 4 in float32).
 | --- | --- |
 | full resolution (image, skip, dense branch) | 1 + 7 S, and 12 bytes for the loss |
 | stem | 5 C |
-| each block of a stage | 11 C |
+| each block of a stage | 11 C; checkpointed C |
 | a stage besides its blocks (norm, and the way to the next) | 2 C, and 2 C unless it is the last |
 | neck: first, middle, last level | 6 F, 11 F, 6 F, and 12 bytes for the loss |
 | RPN, each level | 3 F + 2 |
@@ -55,6 +55,7 @@ class Blueprint:
     neck_width: int
     rpn_stages: tuple[int, ...]
     anchors_per_level: int
+    checkpointed: bool = False
 
     @classmethod
     def of(cls, network: NetworkPlan) -> "Blueprint":
@@ -68,6 +69,7 @@ class Blueprint:
             neck_width=network.neck_width,
             rpn_stages=network.rpn_stages,
             anchors_per_level=len(network.anchor_sizes[0]),
+            checkpointed=network.checkpointed,
         )
 
 
@@ -122,12 +124,13 @@ def saved_bytes(blueprint: Blueprint, patch: Index, windows: int, element: int) 
         zip(blueprint.strides, blueprint.widths, blueprint.depths, strict=True)
     ):
         voxels //= math.prod(stride)
-        values = 11 * depth * width + 2 * width
+        values = (1 if blueprint.checkpointed else 11) * depth * width + 2 * width
         values += 5 * width if stage == 0 else 5 * neck
         values += neck if stage == last else 6 * neck + 2 * width
         values += 3 * neck + 2 if stage in blueprint.rpn_stages else 0
         kept += voxels * (values * element + LOSS_BYTES)
-        kept += windows * depth * 4 * width**2 * element
+        if not blueprint.checkpointed:
+            kept += windows * depth * 4 * width**2 * element
     kept += _head_bytes(neck, windows, element)
     return kept + (element * parameters(blueprint) if element == 2 else 0)
 
@@ -136,7 +139,8 @@ def gradient_bytes(blueprint: Blueprint, patch: Index, windows: int, element: in
     """What the backward pass adds at its height.
 
     That is where the largest maps are: two at full resolution, four of the finest neck level, two
-    of a block's wide ones, or two of the mask head's.
+    of a block's wide ones, or two of the mask head's. A checkpointed block adds what it computes
+    again; by then the neck, whose turn came before, has freed its own.
     """
     neck = blueprint.neck_width
     voxels = windows * math.prod(patch)
@@ -145,7 +149,8 @@ def gradient_bytes(blueprint: Blueprint, patch: Index, windows: int, element: in
         zip(blueprint.strides, blueprint.widths, blueprint.depths, strict=True)
     ):
         voxels //= math.prod(stride)
-        values += [8 * width * voxels if depth else 0, 4 * neck * voxels if stage == 0 else 0]
+        block = 18 * width - 12 * neck if blueprint.checkpointed else 8 * width
+        values += [block * voxels if depth else 0, 4 * neck * voxels if stage == 0 else 0]
     return max(values) * element
 
 

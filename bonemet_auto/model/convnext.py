@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from bonemet_auto.geometry import Index
 from bonemet_auto.model.depthwise import DepthwiseConv3d
@@ -46,26 +47,48 @@ class GrnLinear(nn.Module):
 
 
 class ConvNextBlock(nn.Module):
-    """Depthwise convolution, norm, fourfold MLP with GRN, and the residual with drop path."""
+    """Depthwise convolution, norm, fourfold MLP with GRN, and the residual with drop path.
 
-    def __init__(self, channels: int, kernel: Index, drop_path: float) -> None:
+    Args:
+        channels: C.
+        kernel: of the depthwise convolution.
+        drop_path: share of windows whose branch is left out while training.
+        checkpointed: keep only the input for the backward pass, which then runs the branch again.
+    """
+
+    def __init__(
+        self, channels: int, kernel: Index, drop_path: float, checkpointed: bool = False
+    ) -> None:
         super().__init__()
         self.depthwise = DepthwiseConv3d(channels, kernel)
         self.norm = InstanceNorm(channels)
         self.expand = nn.Linear(channels, 4 * channels)
         self.project = GrnLinear(4 * channels, channels)
         self.drop_path = drop_path
+        self.checkpointed = checkpointed
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """(N, C, Z, Y, X) to the same shape; `generator` (on the CPU) draws the dropped paths."""
         n, channels, *size = x.shape
-        h = self.depthwise(x).permute(0, 2, 3, 4, 1).reshape(n, -1, channels)
-        h = instance_norm(h, self.norm.weight, self.norm.bias)
-        h = self.project(F.gelu(self.expand(h)))
+        if self.checkpointed and torch.is_grad_enabled():
+            # Nothing in the branch is random, so there is no random state to bring back.
+            h = checkpoint(self._branch, x, use_reentrant=False, preserve_rng_state=False)
+        else:
+            h = self._branch(x)
         if self.training and self.drop_path:
             kept = torch.rand(n, 1, 1, generator=generator).to(x.device) >= self.drop_path
             h = h * (kept / (1 - self.drop_path)).to(h.dtype)
         return x + h.reshape(n, *size, channels).permute(0, 4, 1, 2, 3)
+
+    def _branch(self, x: Tensor) -> Tensor:
+        """(N, C, Z, Y, X) to (N, V, C)."""
+        n, channels = x.shape[:2]
+        return self.pointwise(self.depthwise(x).permute(0, 2, 3, 4, 1).reshape(n, -1, channels))
+
+    def pointwise(self, h: Tensor) -> Tensor:
+        """All of the branch that sees one voxel at a time, statistics aside: (N, V, C) to same."""
+        h = instance_norm(h, self.norm.weight, self.norm.bias)
+        return self.project(F.gelu(self.expand(h)))
 
 
 class Downsample(nn.Module):
@@ -91,6 +114,7 @@ class ConvNextTrunk(nn.Module):
         kernels: depthwise kernel of each stage.
         skip_width: channels of the full-resolution skip.
         drop_path: rate at the last block, rising linearly from 0.
+        checkpointed: blocks keep their input only, see `ConvNextBlock`.
     """
 
     def __init__(
@@ -101,6 +125,7 @@ class ConvNextTrunk(nn.Module):
         kernels: Sequence[Index],
         skip_width: int,
         drop_path: float,
+        checkpointed: bool = False,
     ) -> None:
         super().__init__()
         self.skip = ConvNormAct(1, skip_width)
@@ -116,7 +141,9 @@ class ConvNextTrunk(nn.Module):
             )
         )
         self.stages = nn.ModuleList(
-            nn.ModuleList(ConvNextBlock(width, kernel, rates.pop(0)) for _ in range(depth))
+            nn.ModuleList(
+                ConvNextBlock(width, kernel, rates.pop(0), checkpointed) for _ in range(depth)
+            )
             for width, depth, kernel in zip(widths, depths, kernels, strict=True)
         )
         self.norms = nn.ModuleList(InstanceNorm(width) for width in widths)

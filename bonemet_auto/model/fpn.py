@@ -7,6 +7,7 @@ and wide context.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -26,13 +27,36 @@ class WeightedSum(nn.Module):
         super().__init__()
         self.logits = nn.Parameter(torch.zeros(n_inputs))
 
+    def weights(self) -> Tensor:
+        """(n_inputs,) positive, mean 1."""
+        return self.logits.softmax(0) * len(self.logits)
+
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Sum maps of one shape, scaled so that equal weights give the plain sum."""
-        weights = self.logits.softmax(0) * len(maps)
+        weights = self.weights()
         total = maps[0] * weights[0]
         for weight, item in zip(weights[1:], maps[1:], strict=True):
             total = total + item * weight
         return total
+
+
+class FeaturePyramid(nn.Module):
+    """The plain top-down pyramid (Lin et al. 2017) that `FusionNeck` is compared with."""
+
+    def __init__(self, widths: Sequence[int], neck_width: int) -> None:
+        """Take the trunk's widths."""
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv3d(width, neck_width, 1) for width in widths)
+        self.convs = nn.ModuleList(ConvNormAct(neck_width, neck_width) for _ in widths[:-1])
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Map the trunk's stages to maps of `neck_width` channels, finest first."""
+        lateral = [project(x) for project, x in zip(self.lateral, maps, strict=True)]
+        pyramid = [lateral[-1]]
+        for i in reversed(range(len(lateral) - 1)):
+            coarse = upsample_to(pyramid[0], lateral[i].shape[2:])
+            pyramid.insert(0, self.convs[i](lateral[i] + coarse))
+        return pyramid
 
 
 class FusionNeck(nn.Module):
@@ -64,6 +88,21 @@ class FusionNeck(nn.Module):
             merged = self.up_sums[i - 1]([lateral[i], downward[i], finer])
             fused.append(self.up_convs[i - 1](merged))
         return fused
+
+    @torch.no_grad()
+    def weights(self) -> dict[str, float]:
+        """How much each input of each sum counts; those of one sum have mean 1."""
+        named = {}
+        for level, summed in enumerate(self.down_sums):
+            named.update(_named(f"down{level}", ("lateral", "coarser"), summed))
+        for level, summed in enumerate(self.up_sums, start=1):
+            named.update(_named(f"up{level}", ("lateral", "downward", "finer"), summed))
+        return named
+
+
+def _named(where: str, inputs: Sequence[str], summed: nn.Module) -> dict[str, float]:
+    weights = cast(WeightedSum, summed).weights().tolist()
+    return {f"{where}_{name}": value for name, value in zip(inputs, weights, strict=True)}
 
 
 class DenseBranch(nn.Module):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bonemet_auto.geometry import Index
-from bonemet_auto.model.layers import ConvAct
+from bonemet_auto.model.layers import ConvAct, join_channels
 from bonemet_auto.model.precision import Conv3x3x3
 from bonemet_auto.model.roi_align import pyramid_levels, roi_align
 
@@ -50,8 +50,7 @@ class Trunk:
         """`pyramid`, each with one channel more: the probability, averaged over the map's cells."""
         means = [F.avg_pool3d(self.probability, stride) for stride in self.strides]
         return [
-            torch.cat([feature, mean.to(feature.dtype)], dim=1)
-            for feature, mean in zip(self.pyramid, means, strict=True)
+            join_channels(feature, mean) for feature, mean in zip(self.pyramid, means, strict=True)
         ]
 
 
@@ -152,7 +151,7 @@ class SourceHead(nn.Module):
             boxes: the lesions' own boxes.
         """
         hu, probability = voxels[:, :1], voxels[:, 1:]
-        h = self.convs(torch.cat([features, voxels.to(features.dtype)], dim=1)).float()
+        h = self.convs(join_channels(features, voxels)).float()
         inside, outside = weighted_mean(h, probability), weighted_mean(h, 1 - probability)
         hu_mean = weighted_mean(hu, probability)
         hu_sd = weighted_mean((hu - hu_mean[:, :, None, None, None]) ** 2, probability).sqrt()

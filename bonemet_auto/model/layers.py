@@ -80,3 +80,12 @@ class ConvAct(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, Z, Y, X) to (N, C_out, Z, Y, X)."""
         return F.gelu(self.conv(x))
+
+
+def join_channels(*maps: Tensor) -> Tensor:
+    """Maps (N, C_i, Z, Y, X) as one of all channels, channels_last_3d and in the type of the first.
+
+    `torch.cat` falls back to channels-first where one of them has a single channel.
+    """
+    rows = [item.permute(0, 2, 3, 4, 1).to(maps[0].dtype) for item in maps]
+    return torch.cat(rows, dim=-1).permute(0, 4, 1, 2, 3)

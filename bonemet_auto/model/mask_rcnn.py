@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bonemet_auto.geometry import Index
 from bonemet_auto.model.boxes import clip_boxes, decode_boxes, nms, paired_giou
 from bonemet_auto.model.convnext import ConvNextTrunk
-from bonemet_auto.model.fpn import CoarseLogit, DenseBranch, FusionNeck
+from bonemet_auto.model.fpn import CoarseLogit, DenseBranch, FeaturePyramid, FusionNeck
 from bonemet_auto.model.heads import BoxHead, MaskHead, SourceHead, Trunk
 from bonemet_auto.model.losses import dense_loss, mean_over, source_loss
 from bonemet_auto.model.roi_sampling import (
@@ -73,7 +73,7 @@ class MaskRCNN(nn.Module):
     def __init__(
         self,
         trunk: ConvNextTrunk,
-        neck: FusionNeck,
+        neck: FusionNeck | FeaturePyramid,
         dense: DenseBranch,
         rpn: RegionProposalNetwork,
         strides: Sequence[Index],
@@ -224,11 +224,22 @@ def assemble_model(plan: NetworkPlan) -> MaskRCNN:
     """As `build_model`, with parameters laid out as torch does by default."""
     strides = [plan.total_stride(stage) for stage in range(len(plan.widths))]
     rpn_strides = [strides[stage] for stage in plan.rpn_stages]
+    neck: FusionNeck | FeaturePyramid
+    if plan.neck == "fusion":
+        neck = FusionNeck(plan.widths, plan.strides, plan.neck_width)
+    else:
+        neck = FeaturePyramid(plan.widths, plan.neck_width)
     return MaskRCNN(
         trunk=ConvNextTrunk(
-            plan.widths, plan.depths, plan.strides, plan.kernels, plan.skip_width, plan.drop_path
+            plan.widths,
+            plan.depths,
+            plan.strides,
+            plan.kernels,
+            plan.skip_width,
+            plan.drop_path,
+            plan.checkpointed,
         ),
-        neck=FusionNeck(plan.widths, plan.strides, plan.neck_width),
+        neck=neck,
         dense=DenseBranch(plan.neck_width, plan.skip_width, strides[0]),
         rpn=RegionProposalNetwork(plan.neck_width, rpn_strides, plan.anchor_sizes),
         strides=strides,

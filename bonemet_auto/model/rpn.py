@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bonemet_auto.geometry import Index, Triple
 from bonemet_auto.model.anchors import grid_anchors
 from bonemet_auto.model.boxes import clip_boxes, decode_boxes, nms, paired_giou
-from bonemet_auto.model.layers import ConvAct
+from bonemet_auto.model.layers import ConvAct, join_channels
 from bonemet_auto.model.losses import mean_over
 from bonemet_auto.model.matching import atss_match, sample_negatives
 
@@ -80,7 +80,7 @@ class RegionProposalNetwork(nn.Module):
         anchors, objectness, deltas = [], [], []
         for feature, stride, sizes in zip(features, self.strides, self.anchor_sizes, strict=True):
             evidence = [F.avg_pool3d(probability, stride), F.max_pool3d(probability, stride)]
-            h = self.conv(torch.cat([feature, *(e.to(feature.dtype) for e in evidence)], dim=1))
+            h = self.conv(join_channels(feature, *evidence))
             anchors.append(grid_anchors(feature.shape[2:], stride, sizes))
             objectness.append(self.objectness(h).permute(0, 2, 3, 4, 1).flatten(1))
             deltas.append(self.deltas(h).permute(0, 2, 3, 4, 1).reshape(len(h), -1, 6))

@@ -16,7 +16,8 @@ from dataclasses import replace
 
 from bonemet_auto.schema import Plan, Target
 from planners import measured_plan
-from planners.default import FAMILIES, make_plan
+from planners.default import make_plan
+from planners.preset import FAMILIES
 from planners.fast import FAST
 from planners.memory import CONTEXT_BYTES, HEADROOM, Blueprint, training_bytes
 from tests.nominal import nominal

@@ -75,6 +75,31 @@ def test_a_block_and_its_gradients_are_those_of_the_paper(size, kernel):
         assert difference < 1e-4 * (plain[name].grad.norm() + 1), name
 
 
+def plain_block_2d(x, p):
+    """The paper's own two-dimensional block, but for the norm, on (N, C, Y, X)."""
+    kernel = p["depthwise.weight"]
+    h = functional.conv2d(
+        x,
+        kernel[:, :, kernel.shape[2] // 2],
+        p["depthwise.bias"],
+        padding=kernel.shape[3] // 2,
+        groups=x.shape[1],
+    )
+    h = functional.instance_norm(h, weight=p["norm.weight"], bias=p["norm.bias"], eps=1e-5)
+    h = functional.gelu(functional.linear(h.movedim(1, -1), p["expand.weight"], p["expand.bias"]))
+    h = grn(h[:, None], p["project.gamma"], p["project.beta"])[:, 0]
+    h = functional.linear(h, p["project.linear.weight"], p["project.linear.bias"])
+    return x + h.movedim(-1, 1)
+
+
+@pytest.mark.parametrize("kernel", [(1, 3, 3), (3, 5, 5), (7, 7, 7)])
+def test_on_one_slice_a_block_is_the_two_dimensional_one(kernel):
+    block = shaken(ConvNextBlock(6, kernel, drop_path=0))
+    x = torch.randn(2, 6, 9, 8, generator=torch.Generator().manual_seed(1))
+    plain = {name: p.detach().double() for name, p in block.named_parameters()}
+    assert relative_error(block(x[:, :, None])[:, :, 0], plain_block_2d(x.double(), plain)) < 1e-5
+
+
 def test_grn_of_silent_channels_has_a_finite_gradient():
     folded = GrnLinear(4, 2)
     folded.gamma.data.fill_(1)
@@ -159,7 +184,13 @@ def trunk(n, **changes):
         **changes,
     )
     return plan, ConvNextTrunk(
-        plan.widths, plan.depths, plan.strides, plan.kernels, plan.skip_width, plan.drop_path
+        plan.widths,
+        plan.depths,
+        plan.strides,
+        plan.kernels,
+        plan.skip_width,
+        plan.drop_path,
+        plan.checkpointed,
     )
 
 
@@ -193,3 +224,37 @@ def test_windows_of_a_batch_do_not_see_each_other():
     x = torch.randn(2, 1, 8, 16, 16)
     together, alone = network(x)[1][-1][:1], network(x[:1])[1][-1]
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_checkpointed_blocks_give_the_same_maps_and_gradients(mixed):
+    x, found = torch.randn(2, 1, 8, 16, 16), []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        _, network = trunk(3, drop_path=0.5, checkpointed=checkpointed)
+        shaken(network)
+        generator = torch.Generator().manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            maps = network(x, generator)[1]
+        maps[-1].float().square().sum().backward()
+        found.append([*maps, *(p.grad for p in network.parameters() if p.grad is not None)])
+    assert len(found[0]) == len(found[1])
+    for plain, frugal in zip(*found, strict=True):
+        torch.testing.assert_close(frugal, plain, rtol=0, atol=0)
+
+
+def test_checkpointed_blocks_keep_little_between_forward_and_backward():
+    kept = []
+    for checkpointed in (False, True):
+        _, network = trunk(3, checkpointed=checkpointed)
+        sizes = []
+
+        def keep(tensor, sizes=sizes):
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            block = network.stages[0][0]
+            block(torch.randn(1, 4, 8, 8, 8, requires_grad=True))
+        kept.append(sum(sizes))
+    assert kept[1] < kept[0] / 8

@@ -1,7 +1,13 @@
 import pytest
 import torch
 
-from bonemet_auto.model.fpn import DenseBranch, FusionNeck, WeightedSum, upsample_to
+from bonemet_auto.model.fpn import (
+    DenseBranch,
+    FeaturePyramid,
+    FusionNeck,
+    WeightedSum,
+    upsample_to,
+)
 
 STRIDES = ((1, 2, 2), (2, 2, 2), (1, 2, 2), (2, 2, 2), (2, 1, 1))
 WIDTHS = (4, 6, 8, 10, 12)
@@ -93,3 +99,24 @@ def test_a_cell_of_the_finest_map_reaches_its_own_voxels():
 def test_upsampling_repeats_cells():
     x = torch.arange(4.0).view(1, 1, 1, 2, 2)
     assert upsample_to(x, (2, 4, 2))[0, 0, 1].tolist() == [[0, 1], [0, 1], [2, 3], [2, 3]]
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_the_plain_pyramid_has_the_same_shapes_and_reads_coarser_stages_only(n):
+    maps = make_maps(n, requires_grad=True)
+    pyramid = FeaturePyramid(WIDTHS[:n], 5)(maps)
+    assert [f.shape for f in pyramid] == [(2, 5, *m.shape[2:]) for m in maps]
+    pyramid[-1].square().sum().backward()
+    assert [item.grad is not None for item in maps] == [False] * (n - 1) + [True]
+
+
+def test_the_weights_of_the_neck_are_told_by_name_and_have_mean_one():
+    neck = FusionNeck(WIDTHS[:3], STRIDES[:3], 5)
+    assert set(neck.weights().values()) == {1.0}
+    with torch.no_grad():
+        neck.up_sums[1].logits.copy_(torch.tensor([2.0, 0.0, -1.0]))
+    told = neck.weights()
+    assert len(told) == 2 * 2 + 2 * 3
+    inputs = [told[f"up2_{name}"] for name in ("lateral", "downward", "finer")]
+    assert inputs == sorted(inputs, reverse=True) and sum(inputs) == pytest.approx(3)
+    assert told["down0_coarser"] == told["up1_finer"] == 1

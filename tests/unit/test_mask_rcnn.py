@@ -253,3 +253,19 @@ def test_an_overfitted_network_scores_empty_windows_low(overfitted):
         image, _ = ball_window(np.random.default_rng(98), padded=padded)
         scores = overfitted.detect(image[None]).scores[0]
         assert not len(scores) or scores[0] < 0.5
+
+
+def test_maps_stay_channels_last_all_the_way():
+    model = make_model()
+    trunk = model.look(box_batch((16, 16, 32), WINDOWS["none"]).images)
+    for level in (*trunk.pyramid, *trunk.evidence):
+        assert level.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_a_plan_may_ask_for_the_plain_pyramid():
+    model = make_model(neck="fpn")
+    found = losses(model, large_batch())
+    assert set(found) == set(LOSS_WEIGHTS)
+    sum(found.values()).backward()
+    assert not any("up_convs" in name for name, _ in model.named_parameters())
+    assert all(p.grad is not None for name, p in model.named_parameters() if "neck" in name)
