@@ -316,12 +316,18 @@ class OperatingPoint(_Ours):
 
 
 class LesionRecord(_Ours):
-    """One lesion (or candidate) of `CASE.json`."""
+    """One lesion (or candidate) of `CASE.json`.
+
+    `mask_quality` is the estimated Dice of the mask; predictions of other programs may lack it, and
+    the mean HU.
+    """
 
     id: int
     score: float
     p_lung_metastasis: float
     volume_mm3: float
+    mean_hu: float | None = None
+    mask_quality: float | None = None
     box_voxel_zyx: Box
     centroid_lps_mm: Triple
     corners_lps_mm: tuple[Triple, ...]

@@ -187,6 +187,7 @@ def _head_parameters(neck: int, anchors: int) -> int:
     box = _convolved(neck + 1, neck) + _convolved(neck, neck) + (reduced + 1) * hidden
     box += 7 * (hidden + 1)
     mask = _convolved(neck + 1, narrow) + _convolved(narrow, narrow) + narrow + 1
+    mask += (2 * narrow + 3) * 32 + 33
     source = _convolved(neck + 2, neck) + _convolved(neck, neck) + (3 * neck + 7) * 64 + 65
     return rpn + box + mask + source
 

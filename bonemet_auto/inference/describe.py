@@ -33,11 +33,13 @@ class Description:
             larger than a window, of which no network sees the whole.
         p_lung: probability of a lung-cancer metastasis, logits averaged over networks.
         score: probability that the box holds a lesion, mean over networks.
+        mask_quality: estimated Dice of the mask, if there is a lesion, mean over networks.
     """
 
     mask: FloatArray | None
     p_lung: float
     score: float
+    mask_quality: float
 
 
 @torch.inference_mode()
@@ -80,10 +82,11 @@ def describe_lesions(
             logits = torch.stack([torch.logit(view.p_lung.float(), eps=1e-6) for view in views])
             p_lung = logits.mean(dim=0).sigmoid().tolist()
             scores = torch.stack([view.scores.float() for view in views]).mean(dim=0).tolist()
+            quality = torch.stack([view.mask_quality for view in views]).mean(dim=0).tolist()
             for row, lesion in enumerate(members[start]):
                 size = boxes[lesion, 3:] - boxes[lesion, :3]
                 mask = masks[row] if (size <= patch).all() else None
-                described[lesion] = Description(mask, p_lung[row], scores[row])
+                described[lesion] = Description(mask, p_lung[row], scores[row], quality[row])
     return [described[lesion] for lesion in range(len(boxes))]
 
 

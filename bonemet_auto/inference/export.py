@@ -94,10 +94,11 @@ def write_cohort_tables(out: Path) -> None:
     ]
     _write_table(
         out / "lesions.csv",
-        "case id score p_lung_metastasis volume_mm3 z0 y0 x0 z1 y1 x1 "
+        "case id score p_lung_metastasis volume_mm3 mean_hu mask_quality z0 y0 x0 z1 y1 x1 "
         "centroid_l_mm centroid_p_mm centroid_s_mm",
         (
             (item.case, lesion.id, lesion.score, lesion.p_lung_metastasis, lesion.volume_mm3)
+            + (lesion.mean_hu, lesion.mask_quality)
             + lesion.box_voxel_zyx
             + lesion.centroid_lps_mm
             for item in cases
@@ -129,6 +130,8 @@ def _records(
             score=lesion.score,
             p_lung_metastasis=lesion.p_lung,
             volume_mm3=lesion.volume_mm3,
+            mean_hu=lesion.mean_hu,
+            mask_quality=lesion.mask_quality,
             box_voxel_zyx=lesion.box,
             centroid_lps_mm=lesion.centroid_lps_mm,
             corners_lps_mm=tuple(map(tuple, geometry.box_corners_lps(lesion.box).tolist())),

@@ -32,6 +32,7 @@ class Candidate:
     Attributes:
         score: of detection, see `fused_score`.
         p_lung: probability of a lung-cancer metastasis.
+        mask_quality: estimated Dice of the mask, if there is a lesion.
         box: (6,) voxels of the planned grid.
         start: first voxel of `probability` on the planned grid.
         probability: (z, y, x) crop, fused lesion probability.
@@ -39,6 +40,7 @@ class Candidate:
 
     score: float
     p_lung: float
+    mask_quality: float
     box: BoxArray
     start: Index
     probability: FloatArray
@@ -101,7 +103,7 @@ def fuse(dense: FloatArray, box: BoxArray, description: Description, box_score: 
     evidence = seen[probability > MASK_THRESHOLD]
     dense_score = float(evidence.mean()) if evidence.size else 0.0
     score = fused_score(box_score, description.score, dense_score)
-    return Candidate(score, description.p_lung, box, start, probability)
+    return Candidate(score, description.p_lung, description.mask_quality, box, start, probability)
 
 
 def given_a_lesion(probability: FloatArray, surest: float) -> FloatArray:
@@ -193,7 +195,9 @@ def leftover_candidate(
     probability = np.where(foreign, 0, dense[place]).astype(np.float32)
     start = (int(low[0]), int(low[1]), int(low[2]))
     score = fused_score(0.0, description.score, leftover.dense_score)
-    return Candidate(score, description.p_lung, leftover.box, start, probability)
+    return Candidate(
+        score, description.p_lung, description.mask_quality, leftover.box, start, probability
+    )
 
 
 def _inside(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bonemet_auto.geometry import Geometry, Index, Triple
+from bonemet_auto.geometry import Index, Triple
+from bonemet_auto.images import Volume
 from bonemet_auto.inference.find import FloatArray
 from bonemet_auto.inference.fuse import MASK_THRESHOLD, Candidate
 from bonemet_auto.resample import GridMap, resample_probability
@@ -30,6 +31,8 @@ class Lesion:
     Attributes:
         score: detection probability.
         p_lung: probability of a lung-cancer metastasis.
+        mask_quality: estimated Dice of the mask, if there is a lesion.
+        mean_hu: mean over the mask.
         mask: (z, y, x) bool crop, tight around the lesion.
         start: first voxel of the crop in the scan.
         volume_mm3: volume of the mask.
@@ -38,6 +41,8 @@ class Lesion:
 
     score: float
     p_lung: float
+    mask_quality: float
+    mean_hu: float
     mask: BoolArray
     start: Index
     volume_mm3: float
@@ -63,9 +68,7 @@ class _Claim:
     mask: BoolArray
 
 
-def place_lesions(
-    candidates: Sequence[Candidate], grid: GridMap, geometry: Geometry
-) -> list[Lesion]:
+def place_lesions(candidates: Sequence[Candidate], grid: GridMap, volume: Volume) -> list[Lesion]:
     """Bring candidates to the scan's grid, share out the voxels, and measure what is left.
 
     A voxel that several lesions hold goes to the one with the highest probability times score.
@@ -75,7 +78,7 @@ def place_lesions(
     Args:
         candidates: lesions on the planned grid.
         grid: how the planned grid lies in the scan.
-        geometry: the scan's grid.
+        volume: the scan, HU.
 
     Returns:
         Lesions by falling score.
@@ -87,7 +90,7 @@ def place_lesions(
         for j in range(i + 1, len(claims)):
             _settle(winner, claims[j], left[i], left[j])
     lesions = [
-        _measure(candidate, claim.start, mask, geometry)
+        _measure(candidate, claim.start, mask, volume)
         for candidate, claim, mask in zip(ranked, claims, left, strict=True)
         if mask.sum() > LEAST_SHARE_KEPT * claim.mask.sum()
     ]
@@ -128,14 +131,18 @@ def _settle(first: _Claim, second: _Claim, first_left: BoolArray, second_left: B
     first_left[here] &= ~(both & ~first_wins)
 
 
-def _measure(candidate: Candidate, start: Index, mask: BoolArray, geometry: Geometry) -> Lesion:
+def _measure(candidate: Candidate, start: Index, mask: BoolArray, volume: Volume) -> Lesion:
+    geometry = volume.geometry
     voxels = np.argwhere(mask)
     low, high = voxels.min(axis=0), voxels.max(axis=0) + 1
     centroid = geometry.index_to_lps(voxels.mean(axis=0) + np.asarray(start)).tolist()
     first = (low + np.asarray(start)).tolist()
+    hu = volume.array[_slices(start, mask.shape)][mask]
     return Lesion(
         score=min(max(candidate.score, 0.0), 1.0),
         p_lung=candidate.p_lung,
+        mask_quality=candidate.mask_quality,
+        mean_hu=float(hu.mean()),
         mask=mask[_slices(low, high - low)].copy(),
         start=(first[0], first[1], first[2]),
         volume_mm3=len(voxels) * geometry.voxel_volume_mm3,

@@ -110,7 +110,7 @@ def predict_volume(
 
     least_voxels = max(1, round(MIN_LEFTOVER_MM3 / float(np.prod(stored.spacing_mm))))
     candidates = outline_candidates(dense, components, clusters, describe, least_voxels)
-    return CaseResult(place_lesions(candidates, stored.grid, volume.geometry), warnings)
+    return CaseResult(place_lesions(candidates, stored.grid, volume), warnings)
 
 
 def _predict_case(

@@ -108,10 +108,16 @@ def _heads(model: MaskRCNN, trunk: Trunk, windows: int) -> Tensor:
     neck = evidence.shape[1] - 1
     logits, deltas = model.box_head.read(pooled(windows * ROIS_PER_IMAGE, neck + 1, BOX_BINS))
     dense = torch.empty(MASK_ROIS, 1, MASK_BINS, MASK_BINS, MASK_BINS)
-    masks = model.mask_head.read(pooled(MASK_ROIS, neck + 1, MASK_BINS), dense)
+    masks, quality = model.mask_head.read(pooled(MASK_ROIS, neck + 1, MASK_BINS), dense)
     voxels = torch.empty(MASK_ROIS, 2, SOURCE_BINS, SOURCE_BINS, SOURCE_BINS)
     source = model.source_head.read(pooled(MASK_ROIS, neck, SOURCE_BINS), voxels, boxes)
-    return logits.sum() + deltas.sum() + dense_loss(masks, torch.empty_like(masks)) + source.sum()
+    return (
+        logits.sum()
+        + deltas.sum()
+        + dense_loss(masks, torch.empty_like(masks))
+        + quality.sum()
+        + source.sum()
+    )
 
 
 class _Storages(TorchDispatchMode):

@@ -100,23 +100,46 @@ class BoxHead(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """Which bins of the box belong to the lesion, as a correction of the dense logits in it."""
+    """Which bins of the box belong to the lesion, as a correction of the dense logits in it.
 
-    def __init__(self, width: int) -> None:
+    And how well they do: a second, small head estimates the Dice of the mask, as in Mask Scoring
+    R-CNN (Huang et al. 2019). It reads features of the mask head and does not change them.
+    """
+
+    def __init__(self, width: int, hidden: int = 32) -> None:
         super().__init__()
         # Half the width: at 14^3 bins this head would otherwise cost more than the trunk.
         narrow = width // 2
         self.convs = nn.Sequential(ConvAct(width + 1, narrow), ConvAct(narrow, narrow))
         self.logit = nn.Conv3d(narrow, 1, 1)
+        self.quality_hidden = nn.Linear(2 * narrow + 2, hidden)
+        self.quality = nn.Linear(hidden, 1)
 
-    def forward(self, trunk: Trunk, boxes: Tensor, image_index: Tensor) -> Tensor:
-        """Logits (K, M, M, M) float32."""
+    def forward(self, trunk: Trunk, boxes: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (K, M, M, M) of the masks and (K,) of their Dice, float32."""
         dense = pool_voxels(trunk.dense_logits.detach()[:, None], boxes, image_index, MASK_BINS)
         return self.read(pool_pyramid(trunk, boxes, image_index, MASK_BINS), dense)
 
-    def read(self, pooled: Tensor, dense: Tensor) -> Tensor:
+    def read(self, pooled: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of boxes whose features (K, C + 1, M, M, M) and dense logits are pooled."""
-        return (self.logit(self.convs(pooled)) + dense)[:, 0].float()
+        h = self.convs(pooled)
+        logits = (self.logit(h) + dense).float()
+        return logits[:, 0], self._quality(h.detach().float(), logits.detach())
+
+    def _quality(self, h: Tensor, logits: Tensor) -> Tensor:
+        """Logits (K,) of the Dice, from what lies inside the mask and along its doubtful edge."""
+        inside = logits.sigmoid()
+        edge = inside * (1 - inside)
+        summary = torch.cat(
+            [
+                weighted_mean(h, inside),
+                weighted_mean(h, edge),
+                inside.mean((2, 3, 4)),
+                edge.mean((2, 3, 4)),
+            ],
+            dim=1,
+        )
+        return self.quality(F.gelu(self.quality_hidden(summary)))[:, 0].float()
 
 
 class SourceHead(nn.Module):

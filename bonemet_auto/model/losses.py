@@ -35,6 +35,20 @@ def dense_loss(logits: Tensor, target: Tensor, lesion_weight: float = 1.0) -> Te
     return dice_loss(logits, target) + entropy
 
 
+def quality_loss(quality_logits: Tensor, mask_logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy between the estimated Dice (K,) of K masks and their Dice as they are.
+
+    Args:
+        quality_logits: (K,) of the estimated Dice.
+        mask_logits: (K, ...); the mask is where they are positive.
+        target: (K, ...) share of each bin that the lesion fills.
+    """
+    mask, truth = (mask_logits > 0).flatten(1), (target > 0.5).flatten(1)
+    overlap = 2 * (mask & truth).sum(dim=1) + _DICE_SMOOTH_VOXELS
+    dice = overlap / (mask.sum(dim=1) + truth.sum(dim=1) + _DICE_SMOOTH_VOXELS)
+    return F.binary_cross_entropy_with_logits(quality_logits, dice)
+
+
 def mean_over(values: Tensor, n: int) -> Tensor:
     """Sum over max(1, n): an image without positives adds nothing instead of NaN."""
     return values.sum() / max(1, n)

@@ -16,7 +16,7 @@ from bonemet_auto.model.boxes import clip_boxes, decode_boxes, nms, paired_giou
 from bonemet_auto.model.convnext import ConvNextTrunk
 from bonemet_auto.model.fpn import CoarseLogit, DenseBranch, FeaturePyramid, FusionNeck
 from bonemet_auto.model.heads import BoxHead, MaskHead, SourceHead, Trunk
-from bonemet_auto.model.losses import dense_loss, mean_over, source_loss
+from bonemet_auto.model.losses import dense_loss, mean_over, quality_loss, source_loss
 from bonemet_auto.model.roi_sampling import (
     SampledRois,
     Targets,
@@ -60,11 +60,13 @@ class Outlines:
         masks: (K, M, M, M) probability in each bin of the lesion's box.
         p_lung: (K,) probability that the lesion is a lung-cancer metastasis.
         scores: (K,) probability that the box holds a lesion.
+        mask_quality: (K,) estimated Dice of the mask, if there is a lesion.
     """
 
     masks: Tensor
     p_lung: Tensor
     scores: Tensor
+    mask_quality: Tensor
 
 
 class MaskRCNN(nn.Module):
@@ -109,7 +111,7 @@ class MaskRCNN(nn.Module):
 
         Returns:
             Scalars `dense`, `coarse`, `rpn_score`, `rpn_box`, `roi_score`, `roi_box`, `mask`,
-            `source`.
+            `quality`, `source`.
         """
         trunk = self.look(images, generator)
         instances = torch.stack([target.instances for target in targets])
@@ -151,17 +153,19 @@ class MaskRCNN(nn.Module):
 
     @torch.no_grad()
     def outline(self, images: Tensor, boxes: list[Tensor]) -> list[Outlines]:
-        """Mask, source and score of known boxes (K, 6) of each of N windows."""
+        """Mask and its quality, source and score of known boxes (K, 6) of each of N windows."""
         trunk = self.look(images)
         counts = [len(item) for item in boxes]
         rois = torch.cat(boxes)
         index = torch.repeat_interleave(torch.arange(len(boxes)), torch.tensor(counts)).to(
             rois.device
         )
-        masks = self.mask_head(trunk, rois, index).sigmoid().split(counts)
+        masks, quality = (
+            logits.sigmoid().split(counts) for logits in self.mask_head(trunk, rois, index)
+        )
         p_lung = self.source_head(trunk, rois, index).sigmoid().split(counts)
         scores = self.box_head(trunk, rois, index)[0].sigmoid().split(counts)
-        return [Outlines(*parts) for parts in zip(masks, p_lung, scores, strict=True)]
+        return [Outlines(*parts) for parts in zip(masks, p_lung, scores, quality, strict=True)]
 
     def look(self, images: Tensor, generator: torch.Generator | None = None) -> Trunk:
         """All maps of (N, 1, Z, Y, X) windows."""
@@ -198,16 +202,17 @@ class MaskRCNN(nn.Module):
         pairs = list(zip(positive.image_index.tolist(), positive.matched.tolist(), strict=True))
         if not pairs:
             nothing = (logits.sum() + deltas.sum()) * 0
-            return losses | dict.fromkeys(("roi_box", "mask", "source"), nothing)
+            return losses | dict.fromkeys(("roi_box", "mask", "quality", "source"), nothing)
         truth = torch.stack([targets[i].boxes[g] for i, g in pairs])
         is_lung = torch.stack([targets[i].is_lung[g] for i, g in pairs])
         refined = decode_boxes(deltas[found], positive.boxes)
         losses["roi_box"] = mean_over(1 - paired_giou(refined, truth), len(pairs))
         few = take_in_turn(positive.image_index, MASK_ROIS)
         chosen = SampledRois(positive.boxes[few], positive.image_index[few], positive.matched[few])
-        mask_logits = self.mask_head(trunk, chosen.boxes, chosen.image_index)
+        mask_logits, quality_logits = self.mask_head(trunk, chosen.boxes, chosen.image_index)
         mask_truth = mask_targets(chosen, targets, mask_logits.shape[1:])
         losses["mask"] = dense_loss(mask_logits, mask_truth)
+        losses["quality"] = quality_loss(quality_logits, mask_logits, mask_truth)
         source_logits = self.source_head(trunk, chosen.boxes, chosen.image_index)
         losses["source"] = source_loss(source_logits, is_lung[few])
         return losses

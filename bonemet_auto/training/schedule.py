@@ -10,6 +10,7 @@ LOSS_WEIGHTS = {
     "roi_score": 1.0,
     "roi_box": 0.5,
     "mask": 0.5,
+    "quality": 0.5,
     "source": 0.5,
 }
 DETECTION_LOSSES = tuple(name for name in LOSS_WEIGHTS if name not in ("dense", "coarse"))

@@ -99,7 +99,12 @@ class PlainUnet(nn.Module):
     @torch.no_grad()
     def outline(self, _images: Tensor, boxes: list[Tensor]) -> list[Outlines]:
         return [
-            Outlines(torch.ones(len(b), 2, 2, 2), torch.full((len(b),), 0.5), torch.ones(len(b)))
+            Outlines(
+                torch.ones(len(b), 2, 2, 2),
+                torch.full((len(b),), 0.5),
+                torch.ones(len(b)),
+                torch.ones(len(b)),
+            )
             for b in boxes
         ]
 

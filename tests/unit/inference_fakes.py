@@ -11,6 +11,7 @@ from bonemet_auto.schema import OperatingPoint, Plan
 
 TISSUE_HU, LESION_HU, BRIGHT_HU = 40, 700, 1100
 BINS = 8
+QUALITY = 0.7
 POINT = OperatingPoint(
     score_threshold=0.5,
     patient_threshold=0.5,
@@ -98,7 +99,8 @@ class BlobNetwork:
                 same[None, None], (BINS,) * 3, mode="trilinear"
             )[0, 0]
         flat = torch.ones(len(boxes))
-        return Outlines(masks, flat * self.p_lung, flat * (0 if self.blind else self.score))
+        score = 0 if self.blind else self.score
+        return Outlines(masks, flat * self.p_lung, flat * score, flat * QUALITY)
 
     def _dense(self, image):
         return torch.sigmoid((image - 0.4) * 30)

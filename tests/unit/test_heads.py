@@ -12,6 +12,7 @@ from bonemet_auto.model.heads import (
     scale_gradient,
     weighted_mean,
 )
+from bonemet_auto.model.losses import dice_loss, quality_loss
 from bonemet_auto.model.roi_align import pyramid_levels, roi_align
 
 WINDOW = (16, 32, 32)
@@ -99,7 +100,34 @@ def test_a_silent_mask_head_repeats_the_dense_branch():
         p.data.zero_()
     size = (heads.MASK_BINS,) * 3
     dense = roi_align(trunk.dense_logits[:, None], BOXES, IMAGES, (1, 1, 1), size)[:, 0]
-    torch.testing.assert_close(head(trunk, BOXES, IMAGES), dense)
+    torch.testing.assert_close(head(trunk, BOXES, IMAGES)[0], dense)
+
+
+def test_the_quality_of_masks_is_learnt_and_teaches_nothing_else():
+    """Masks whose features say how good they are; the mask head itself must not move for it."""
+    torch.manual_seed(0)
+    head = MaskHead(WIDTH)
+    for p in head.logit.parameters():
+        p.data.zero_()
+    rates = 0.9 * torch.rand(64)
+    pooled = torch.randn(64, WIDTH + 1, 6, 6, 6) + 4 * rates[:, None, None, None, None]
+    dense, truth = torch.full((64, 1, 6, 6, 6), -4.0), torch.zeros(64, 6, 6, 6)
+    dense[:, :, :, :, :3], truth[:, :, :, :3] = 4.0, 1.0
+    for row, rate in enumerate(rates):
+        truth[row, : round(6 * rate.item())] = 0
+    own = [p for name, p in head.named_parameters() if "quality" in name]
+    optimizer = torch.optim.Adam(own, 0.1)
+    for _ in range(150):
+        masks, quality = head.read(pooled, dense)
+        loss = quality_loss(quality, masks, truth)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert all(p.grad is None for p in (*head.convs.parameters(), *head.logit.parameters()))
+    masks, quality = head.read(pooled, dense)
+    dice = [1 - dice_loss((30 * m)[None], t[None]) for m, t in zip(masks, truth, strict=True)]
+    error = (quality.sigmoid() - torch.stack(dice)).abs().mean()
+    assert error < 0.08 < 0.5 * torch.stack(dice).std()
 
 
 @pytest.mark.parametrize("kind", HEADS)

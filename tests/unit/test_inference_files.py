@@ -27,7 +27,7 @@ FOLD_FILES = ("plan.json", "operating_point.json", "checkpoint_last.pt")
 
 def _lesion(score, p_lung, start):
     mask = np.ones((1, 2, 3), bool)
-    return Lesion(score, p_lung, mask, start, 6.0, (1.0, 2.0, 3.0))
+    return Lesion(score, p_lung, 0.7, 350.0, mask, start, 6.0, (1.0, 2.0, 3.0))
 
 
 def _write(out, lesions, case="Fall 1 (ü)"):
@@ -71,6 +71,7 @@ def test_tables_hold_one_row_per_lesion_and_per_case(tmp_path):
     patients = pd.read_csv(tmp_path / "patients.csv")
     assert lesions["case"].tolist() == ["b", "b"]
     assert lesions["z1"].tolist() == [1, 3]
+    assert set(lesions["mean_hu"]) == {350.0} and set(lesions["mask_quality"]) == {0.7}
     assert patients["case"].tolist() == ["a", "b"]
     assert patients["n_lesions"].tolist() == [0, 2]
     assert patients["label"].tolist() == [0, 1]

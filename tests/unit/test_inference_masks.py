@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from bonemet_auto.geometry import Geometry
+from bonemet_auto.images import Volume
 from bonemet_auto.inference.describe import Description, describe_lesions, share_windows
 from bonemet_auto.inference.fuse import (
     CERTAIN,
@@ -20,7 +21,9 @@ from tests.unit.inference_fakes import BlobNetwork
 
 SHAPE = (12, 12, 24)
 GRID = GridMap((0, 0, 0), SHAPE, SHAPE)
-GEOMETRY = Geometry(SHAPE, (1.0, 1.0, 1.0))
+SCAN = Volume(
+    np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE), Geometry(SHAPE, (1.0, 1.0, 1.0))
+)
 BOX = np.array([2.0, 2, 2, 8, 8, 8])
 
 
@@ -32,7 +35,7 @@ def _dense(*boxes):
 
 
 def _whole(probability):
-    return Description(np.full((4, 4, 4), probability, np.float32), 0.5, 0.5)
+    return Description(np.full((4, 4, 4), probability, np.float32), 0.5, 0.5, 0.7)
 
 
 def _held(candidate):
@@ -82,7 +85,7 @@ def test_what_is_certain_stays_as_it_is(surest):
 
 def test_a_lesion_without_outline_takes_the_dense_mask():
     dense = _dense((3, 3, 3, 6, 6, 6))
-    held = _held(fuse(dense, BOX, Description(None, 0.5, 0.5), 0.8))
+    held = _held(fuse(dense, BOX, Description(None, 0.5, 0.5, 0.7), 0.8))
     np.testing.assert_array_equal(held, dense > 0.5)
 
 
@@ -92,13 +95,13 @@ def test_a_lesion_without_outline_takes_the_dense_mask():
 )
 def test_detector_second_look_and_dense_branch_score_a_lesion_alike(box_score, centred, score):
     dense = _dense((3, 3, 3, 6, 6, 6))
-    found = fuse(dense, BOX, Description(None, 0.5, centred), box_score)
+    found = fuse(dense, BOX, Description(None, 0.5, centred, 0.7), box_score)
     assert found.score == pytest.approx(score)
 
 
 def test_a_box_that_the_others_deny_never_exceeds_a_third():
     nothing = np.zeros(SHAPE, np.float32)
-    assert fuse(nothing, BOX, Description(None, 0.5, 0.0), 1.0).score == pytest.approx(1 / 3)
+    assert fuse(nothing, BOX, Description(None, 0.5, 0.0, 0.7), 1.0).score == pytest.approx(1 / 3)
 
 
 def test_a_pasted_outline_follows_its_bins():
@@ -121,18 +124,20 @@ def test_components_join_over_faces_only():
 def _candidate(score, low, high):
     size = np.subtract(high, low)
     box = np.array([*low, *high], float)
-    return Candidate(score, 0.5, box, tuple(low), np.full(size, 0.9, np.float32))
+    return Candidate(score, 0.5, 0.7, box, tuple(low), np.full(size, 0.9, np.float32))
 
 
 def test_a_lesion_seen_twice_comes_out_once_without_a_sliver():
     twice = [_candidate(0.9, (2, 2, 2), (8, 8, 8)), _candidate(0.4, (2, 2, 3), (8, 8, 9))]
-    (lesion,) = place_lesions(twice, GRID, GEOMETRY)
+    (lesion,) = place_lesions(twice, GRID, SCAN)
     assert (lesion.score, lesion.box) == (0.9, (2, 2, 2, 8, 8, 8))
+    assert lesion.mean_hu == pytest.approx(SCAN.array[2:8, 2:8, 2:8].mean())
+    assert lesion.mask_quality == 0.7
 
 
 def test_lesions_that_overlap_a_little_share_the_voxels_by_score():
     pair = [_candidate(0.4, (2, 2, 2), (8, 8, 8)), _candidate(0.9, (2, 2, 6), (8, 8, 12))]
-    strong, weak = place_lesions(pair, GRID, GEOMETRY)
+    strong, weak = place_lesions(pair, GRID, SCAN)
     assert strong.box == (2, 2, 6, 8, 8, 12)
     assert weak.box == (2, 2, 2, 8, 8, 6)
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from bonemet_auto.model.losses import dense_loss, dice_loss, mean_over, source_loss
+from bonemet_auto.model.losses import dense_loss, dice_loss, mean_over, quality_loss, source_loss
 
 
 def test_dice_is_the_mean_over_the_windows_that_hold_a_lesion():
@@ -74,3 +74,17 @@ def test_one_source_alone_and_unknown_sources_are_ordinary(is_lung):
     known = bool(is_lung) and is_lung[0] >= 0
     assert loss.item() == pytest.approx(0.5 * math.log(2) if known else 0)
     assert torch.isfinite(logits.grad).all()
+
+
+def test_the_quality_loss_is_least_at_the_dice_of_the_mask():
+    target = torch.zeros(2, 4, 4, 4)
+    target[:, :2] = 1
+    mask = torch.full((2, 4, 4, 4), -1.0)
+    mask[0, :2], mask[1, 1:3] = 1, 1
+    dice = torch.tensor([1.0, (2 * 16 + 1) / (64 + 1)])
+    estimates = torch.linspace(0.01, 0.99, 99)
+    for row in range(2):
+        one = slice(row, row + 1)
+        losses = [quality_loss(e.logit()[None], mask[one], target[one]) for e in estimates]
+        best = estimates[torch.stack(losses).argmin()].item()
+    assert best == pytest.approx(dice[row].item(), abs=0.011)

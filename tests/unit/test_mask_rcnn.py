@@ -44,7 +44,7 @@ def test_forward_gives_all_losses_finite_and_differentiable(windows):
 
 def test_losses_without_their_targets_are_zero():
     nothing = losses(make_model(), box_batch(SHAPE, WINDOWS["none"]))
-    assert all(nothing[name] == 0 for name in ("rpn_box", "roi_box", "mask", "source"))
+    assert all(nothing[name] == 0 for name in ("rpn_box", "roi_box", "mask", "quality", "source"))
     assert all(nothing[name] > 0 for name in ("dense", "rpn_score", "roi_score"))
     unknown = losses(make_model(), box_batch(SHAPE, WINDOWS["unknown sources"]))
     assert unknown["source"] == 0 and unknown["mask"] > 0
