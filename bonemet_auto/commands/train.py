@@ -56,6 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--workers", type=_natural, help="loader processes (default: cores - 1, at most 8)"
     )
+    parser.add_argument(
+        "--init-weights",
+        type=Path,
+        metavar="FOLD_FOLDER",
+        help="start from the weights of another trained fold: what fits by name and shape is "
+        "taken, depthwise kernels of another size are interpolated",
+    )
     start = parser.add_mutually_exclusive_group()
     start.add_argument(
         "--resume",
@@ -112,6 +119,7 @@ def _train(options: argparse.Namespace) -> int:
     folder = results_folder(root, dataset_name, options.plan_name) / f"fold_{options.fold}"
     device = pick_device(options.device)
     workers = default_workers() if options.workers is None else options.workers
+    initial = _initial_weights(options)
     progress = _claim_folder(folder, plan, options)
     dataset = PatchDataset(cases_folder, training_cases, plan, progress.seed)
     if not options.resume:
@@ -126,8 +134,48 @@ def _train(options: argparse.Namespace) -> int:
         )  # fmt: skip
     torch.manual_seed(progress.seed)
     model = build_model(plan.network)
+    if initial is not None:
+        _initialise(model, initial, options.init_weights)
     average = train(model, plan, dataset, folder, progress, device, workers, options.resume)
     return _conclude(validate_fold(average, plan, raw, validation_cases, folder, device), folder)
+
+
+def _initial_weights(options: argparse.Namespace) -> "dict[str, torch.Tensor] | None":
+    """Weights that `--init-weights` names; read before any work."""
+    import torch
+
+    from bonemet_auto.checkpoint import load_checkpoint
+
+    if options.init_weights is None:
+        return None
+    if options.resume:
+        raise UsageError("--resume goes on with its own weights; leave --init-weights out")
+    given: Path = options.init_weights
+    folder = given.parent if given.is_file() else given
+    weights: dict[str, torch.Tensor] = load_checkpoint(folder, torch.device("cpu"))["ema"]
+    return weights
+
+
+def _initialise(model: "torch.nn.Module", weights: "dict[str, torch.Tensor]", source: Path) -> None:
+    from bonemet_auto.errors import ModelError
+    from bonemet_auto.model.transfer import transfer_weights
+
+    try:
+        done = transfer_weights(model, weights)
+    except ModelError as nothing:
+        raise ModelError(
+            f"--init-weights {source}: {nothing}. Give a fold of this program."
+        ) from None
+    logger.info(
+        "weights of %s: %d taken, %d kernels resized, %d left fresh%s, %d unused",
+        source, len(done.taken), len(done.resized), len(done.fresh), _some(done.fresh),
+        len(done.unused),
+    )  # fmt: skip
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+    return f" ({shown})" if names else ""
 
 
 def _conclude(point: "OperatingPoint", folder: Path) -> int:
@@ -135,6 +183,11 @@ def _conclude(point: "OperatingPoint", folder: Path) -> int:
         "validation: lesion sensitivity %s at %s FP per scan (score >= %.2f); everything is in %s",
         _rate(point.sensitivity), _rate(point.fp_per_scan), point.score_threshold, folder,
     )  # fmt: skip
+    if point.sensitivity == 0:
+        logger.warning(
+            "no lesion of the validation cases was found; progress.png shows whether the network "
+            "was still learning (train longer) or never began to"
+        )
     failed = (folder / "validation" / "failed_cases.json").is_file()
     return EXIT_SOME_FAILED if failed else EXIT_DONE
 

@@ -105,6 +105,12 @@ def _named(where: str, inputs: Sequence[str], summed: nn.Module) -> dict[str, fl
     return {f"{where}_{name}": value for name, value in zip(inputs, weights, strict=True)}
 
 
+def fusion_weights(model: nn.Module) -> dict[str, float]:
+    """`FusionNeck.weights` of the neck in a network; empty where it has none."""
+    necks = (module for module in model.modules() if isinstance(module, FusionNeck))
+    return next((neck.weights() for neck in necks), {})
+
+
 class DenseBranch(nn.Module):
     """Lesion logit of every voxel, from the finest fused map and the full-resolution skip.
 

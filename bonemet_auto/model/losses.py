@@ -25,14 +25,18 @@ def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def dense_loss(logits: Tensor, target: Tensor, lesion_weight: float = 1.0) -> Tensor:
-    """Dice plus cross-entropy of a binary map; `target` is float of the same shape.
+    """Dice plus cross-entropy of a binary map; `target` is float of the same shape."""
+    return dice_loss(logits, target) + voxel_entropy(logits, target, lesion_weight)
 
-    `lesion_weight` is that of a lesion voxel in the cross-entropy. Where lesions are rare the Dice
-    of a small one has next to no gradient while the network still answers "perhaps" everywhere.
+
+def voxel_entropy(logits: Tensor, target: Tensor, lesion_weight: float = 1.0) -> Tensor:
+    """Cross-entropy of a binary map; `target` is float of the same shape.
+
+    `lesion_weight` is that of a lesion voxel. Where lesions are rare the Dice of a small one has
+    next to no gradient while the network still answers "perhaps" everywhere.
     """
     weight = logits.new_tensor(lesion_weight)
-    entropy = F.binary_cross_entropy_with_logits(logits, target, pos_weight=weight)
-    return dice_loss(logits, target) + entropy
+    return F.binary_cross_entropy_with_logits(logits, target, pos_weight=weight)
 
 
 def quality_loss(quality_logits: Tensor, mask_logits: Tensor, target: Tensor) -> Tensor:

@@ -16,7 +16,14 @@ from bonemet_auto.model.boxes import clip_boxes, decode_boxes, nms, paired_giou
 from bonemet_auto.model.convnext import ConvNextTrunk
 from bonemet_auto.model.fpn import CoarseLogit, DenseBranch, FeaturePyramid, FusionNeck
 from bonemet_auto.model.heads import BoxHead, MaskHead, SourceHead, Trunk
-from bonemet_auto.model.losses import dense_loss, mean_over, quality_loss, source_loss
+from bonemet_auto.model.losses import (
+    dense_loss,
+    dice_loss,
+    mean_over,
+    quality_loss,
+    source_loss,
+    voxel_entropy,
+)
 from bonemet_auto.model.roi_sampling import (
     SampledRois,
     Targets,
@@ -110,14 +117,15 @@ class MaskRCNN(nn.Module):
             dense_only: leave out the proposals and RoI heads, and their losses.
 
         Returns:
-            Scalars `dense`, `coarse`, `rpn_score`, `rpn_box`, `roi_score`, `roi_box`, `mask`,
-            `quality`, `source`.
+            Scalars, named as in `training.schedule.LOSS_WEIGHTS`: `dense_dice`, `dense_entropy`,
+            `coarse`, `rpn_score`, `rpn_box`, `roi_score`, `roi_box`, `mask`, `quality`, `source`.
         """
         trunk = self.look(images, generator)
         instances = torch.stack([target.instances for target in targets])
         lesion = (instances > 0).float()
         losses = {
-            "dense": dense_loss(trunk.dense_logits, lesion, LESION_WEIGHT),
+            "dense_dice": dice_loss(trunk.dense_logits, lesion),
+            "dense_entropy": voxel_entropy(trunk.dense_logits, lesion, LESION_WEIGHT),
             "coarse": self.coarse_loss(trunk, lesion),
         }
         if dense_only:

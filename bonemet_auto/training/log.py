@@ -36,12 +36,17 @@ class TrainingLog:
 
 
 def _draw(table: pd.DataFrame, path: Path) -> None:
-    figure = Figure(figsize=(9, 10), layout="constrained")
-    losses, rate, time = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1, 1))
+    figure = Figure(figsize=(9, 12), layout="constrained")
+    losses, fusion, rate, time = figure.subplots(4, 1, sharex=True, height_ratios=(3, 1.5, 1, 1))
     for name in (name for name in LOSS_WEIGHTS if name in table):
         losses.plot(table["epoch"], table[name], marker=".", label=name)
     losses.set(ylabel="training loss (unweighted)", yscale="log")
     losses.legend(ncols=4, fontsize="small")
+    for name in (name for name in table if name.startswith(("down", "up"))):
+        fusion.plot(table["epoch"], table[name], marker=".", label=name)
+    fusion.set(ylabel="weights of the fusion neck", ylim=(0, None))
+    if fusion.lines:
+        fusion.legend(ncols=4, fontsize="x-small")
     rate.plot(table["epoch"], table["learning_rate"], marker=".")
     rate.set(ylabel="learning rate")
     time.plot(table["epoch"], table["step_s"], marker=".", label="step")

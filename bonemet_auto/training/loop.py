@@ -22,6 +22,7 @@ from bonemet_auto.checkpoint import (
 )
 from bonemet_auto.data.loader import Batch, PatchDataset, batches
 from bonemet_auto.errors import ModelError
+from bonemet_auto.model.fpn import fusion_weights
 from bonemet_auto.model.precision import mixed_precision
 from bonemet_auto.model.roi_sampling import Targets
 from bonemet_auto.processor import WINDOWS_PER_PART
@@ -35,6 +36,7 @@ from bonemet_auto.training.schedule import (
     learning_rate,
     loss_weights,
 )
+from bonemet_auto.training.watch import doubts
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +180,9 @@ def train(
         for epoch, end in enumerate(ends):
             if end > progress.step:
                 row = _epoch(trainer, stream, progress.step, end, bar)
-                log.add({"epoch": epoch, "step": end, **row})
+                log.add({"epoch": epoch, "step": end, **row, **fusion_weights(trainer.model)})
+                for doubt in doubts(log.rows, progress.total_steps):
+                    logger.warning(doubt)
                 progress = replace(progress, step=end)
                 state = trainer.optimizer.state_dict()
                 save_checkpoint(folder, progress, trainer.model, trainer.ema, state)

@@ -3,7 +3,8 @@
 import math
 
 LOSS_WEIGHTS = {
-    "dense": 1.0,
+    "dense_dice": 1.0,
+    "dense_entropy": 1.0,
     "coarse": 0.5,
     "rpn_score": 1.0,
     "rpn_box": 0.5,
@@ -13,7 +14,8 @@ LOSS_WEIGHTS = {
     "quality": 0.5,
     "source": 0.5,
 }
-DETECTION_LOSSES = tuple(name for name in LOSS_WEIGHTS if name not in ("dense", "coarse"))
+DENSE_LOSSES = ("dense_dice", "dense_entropy", "coarse")
+DETECTION_LOSSES = tuple(name for name in LOSS_WEIGHTS if name not in DENSE_LOSSES)
 
 DENSE_ONLY_SHARE = 0.4
 """The dense branch learns longest, and a step of it alone costs two thirds of a whole one."""

@@ -45,7 +45,7 @@ def test_forward_gives_all_losses_finite_and_differentiable(windows):
 def test_losses_without_their_targets_are_zero():
     nothing = losses(make_model(), box_batch(SHAPE, WINDOWS["none"]))
     assert all(nothing[name] == 0 for name in ("rpn_box", "roi_box", "mask", "quality", "source"))
-    assert all(nothing[name] > 0 for name in ("dense", "rpn_score", "roi_score"))
+    assert all(nothing[name] > 0 for name in ("dense_entropy", "rpn_score", "roi_score"))
     unknown = losses(make_model(), box_batch(SHAPE, WINDOWS["unknown sources"]))
     assert unknown["source"] == 0 and unknown["mask"] > 0
 
@@ -68,7 +68,8 @@ def test_gradients_in_bfloat16_are_those_of_float32():
     for enabled in (False, True):
         models.append(make_model())
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            dense = losses(models[-1], batch)["dense"]
+            found = losses(models[-1], batch)
+            dense = found["dense_dice"] + found["dense_entropy"]
         dense.backward()
     for (name, p), q in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
         if p.grad is not None and p.grad.norm() > 1e-6:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bonemet_auto.commands import fold_validation, plan_and_preprocess
-from bonemet_auto.commands.train import main, parse_duration
+from bonemet_auto.commands.train import _conclude, main, parse_duration
 from bonemet_auto.schema import OperatingPoint, Plan, read_json, write_json
 from bonemet_auto.training import budget, log
 from tests.cohort import write_cohort
@@ -238,6 +238,31 @@ def test_help_comes_without_torch():
     )
     done = subprocess.run([sys.executable, "-c", script], check=False, stdout=subprocess.DEVNULL)
     assert done.returncode == 0
+
+
+def test_another_fold_may_give_the_first_weights(trained, root, capsys, caplog):
+    caplog.set_level(logging.INFO)
+    given = fold_of(trained)
+    for where in (given, given / "checkpoint_last.pt"):
+        flags = ("--iterations", "1", "--init-weights", str(where), "--overwrite")
+        assert train(root, *flags) == 0
+        assert " taken, 0 kernels resized, 0 left fresh, 0 unused" in caplog.text
+        # One step of warm-up away from them, and far from a fresh network.
+        first, theirs = weights(root), weights(trained)
+        moved = sum((first[name] - theirs[name]).norm() for name in first)
+        assert moved < 0.05 * sum(value.norm() for value in theirs.values())
+    refused(capsys, train(root, "--resume", "--init-weights", str(given)), "--init-weights")
+    nowhere = str(root / "nowhere")
+    refused(capsys, train(root, "--overwrite", "--init-weights", nowhere), nowhere)
+
+
+def test_a_run_that_finds_nothing_ends_with_a_hint(caplog, tmp_path):
+    fields = {"score_threshold": 0.5, "patient_threshold": 0.5, "no_lesion_probability": 0.5}
+    for sensitivity, hinted in ((0.0, True), (0.5, False), (None, False)):
+        caplog.clear()
+        point = OperatingPoint(**fields, rule="", sensitivity=sensitivity, fp_per_scan=1.0)
+        assert _conclude(point, tmp_path) == 0
+        assert ("no lesion of the validation cases was found" in caplog.text) == hinted
 
 
 def test_hits_of_validation_are_those_of_the_masks(prepared, tmp_path):

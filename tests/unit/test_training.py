@@ -18,7 +18,7 @@ from bonemet_auto.model.mask_rcnn import build_model
 from bonemet_auto.training import budget, log, loop
 from bonemet_auto.training.log import TrainingLog
 from bonemet_auto.training.loop import Trainer, epoch_ends, train, update_average
-from bonemet_auto.training.schedule import DETECTION_LOSSES, LOSS_WEIGHTS
+from bonemet_auto.training.schedule import DENSE_LOSSES, DETECTION_LOSSES, LOSS_WEIGHTS
 from tests.unit.training_fakes import box_batch, training_plan, write_stored_case
 
 CPU = torch.device("cpu")
@@ -76,7 +76,7 @@ class Recorder(nn.Module):
 
     def forward(self, images, targets, generator, dense_only=False):
         self.seeds.append(generator.initial_seed())
-        return {"dense": self.weight.sum()}
+        return {"dense_entropy": self.weight.sum()}
 
 
 def test_every_step_of_every_run_has_draws_of_its_own():
@@ -90,12 +90,24 @@ def test_every_step_of_every_run_has_draws_of_its_own():
     assert len(set(seen[0] + seen[2])) == len(seen[0] + seen[2])
 
 
+def test_the_weights_of_the_fusion_neck_are_logged_after_every_epoch(tmp_path):
+    folder = tmp_path / "cases"
+    write_stored_case(folder, "a")
+    dataset = PatchDataset(folder, ["a"], PLAN, 0)
+    train(make_model(), PLAN, dataset, tmp_path, Progress(0, 4, 2, 0), CPU, 0, resume=False)
+    table = pd.read_csv(tmp_path / "metrics.csv")
+    sums = [["down0_lateral", "down0_coarser"], ["up1_lateral", "up1_downward", "up1_finer"]]
+    for names in sums:
+        np.testing.assert_allclose(table[names].mean(axis=1), 1, rtol=1e-4)
+    assert (table["down0_lateral"].diff()[1:] != 0).all()
+
+
 def test_a_step_returns_the_losses_without_their_graph_and_lowers_them_in_the_long_run():
     trainer, batch = make_trainer(total=30, learning_rate=5e-3), box_batch(SHAPE, WINDOWS)
     losses = [trainer.step(number, batch) for number in range(30)]
-    assert set(losses[0]) == {"dense", "coarse"} and set(losses[-1]) == set(LOSS_WEIGHTS)
+    assert set(losses[0]) == set(DENSE_LOSSES) and set(losses[-1]) == set(LOSS_WEIGHTS)
     assert not any(loss.requires_grad for loss in losses[0].values())
-    assert losses[-1]["dense"] < losses[0]["dense"] - 0.1
+    assert losses[-1]["dense_dice"] < losses[0]["dense_dice"] - 0.1
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -106,7 +118,7 @@ def test_a_loss_that_is_not_finite_names_step_losses_and_cases(value):
     with pytest.raises(ModelError) as refused:
         trainer.step(7, batch)
     said = str(refused.value)
-    assert "step 7" in said and "case_0, case_1" in said and "dense nan" in said
+    assert "step 7" in said and "case_0, case_1" in said and "dense_entropy nan" in said
     assert same(before, weights(trainer.model))
 
 
@@ -118,7 +130,7 @@ class Root(nn.Module):
         self.weight = nn.Parameter(torch.zeros(1))
 
     def forward(self, images, targets, generator, dense_only=False):
-        return {"dense": self.weight.abs().sqrt().sum()}
+        return {"dense_entropy": self.weight.abs().sqrt().sum()}
 
 
 def test_a_gradient_that_is_not_finite_spoils_no_weights():
@@ -241,21 +253,27 @@ def test_metrics_have_a_row_per_epoch_with_all_losses(straight):
 @pytest.mark.filterwarnings("error")
 def test_the_curves_are_drawn_from_the_first_epoch_on_even_of_losses_that_are_zero(tmp_path):
     row = dict.fromkeys(LOSS_WEIGHTS, 0.0) | {"step_s": 1.0, "loader_wait_s": 0.0}
-    rows = [row | {"epoch": epoch, "learning_rate": 0.1, "dense": 0.5} for epoch in range(2)]
+    rows = [
+        row | {"epoch": epoch, "learning_rate": 0.1, "dense_entropy": 0.5} for epoch in range(2)
+    ]
     for n in (1, 2):
         DRAW(pd.DataFrame(rows[:n]), tmp_path / "a.png")
         assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_rows_after_the_checkpoint_are_written_anew(tmp_path):
-    row = {"learning_rate": 0.1, "step_s": 1.0, "loader_wait_s": 0.0, "dense": 0.5}
+    row = {"learning_rate": 0.1, "step_s": 1.0, "loader_wait_s": 0.0, "dense_entropy": 0.5}
     first = TrainingLog(tmp_path, 0)
     for epoch in range(3):
         first.add({"epoch": epoch, **row})
     resumed = TrainingLog(tmp_path, first_epoch=2)
-    resumed.add({"epoch": 2, **row, "dense": 0.25})
+    resumed.add({"epoch": 2, **row, "dense_entropy": 0.25})
     table = pd.read_csv(tmp_path / "metrics.csv")
-    assert table["epoch"].tolist() == [0, 1, 2] and table["dense"].tolist() == [0.5, 0.5, 0.25]
+    assert table["epoch"].tolist() == [0, 1, 2] and table["dense_entropy"].tolist() == [
+        0.5,
+        0.5,
+        0.25,
+    ]
     fresh = TrainingLog(tmp_path, first_epoch=0)
     fresh.add({"epoch": 0, **row})
     assert len(pd.read_csv(tmp_path / "metrics.csv")) == 1
