@@ -216,7 +216,10 @@ class NetworkPlan(_Ours):
 
 
 class TrainingPlan(_Ours):
-    """How long and how fast to train; `learning_rate` is AdamW's peak, Muon's is ten times that."""
+    """How long and how fast to train; `learning_rate` is AdamW's peak, Muon's is ten times that.
+
+    `compiled` fuses the voxel-wise part of the blocks by `torch.compile`, on CUDA only.
+    """
 
     iterations: int = Field(gt=0)
     epochs: int = Field(gt=0)
@@ -224,6 +227,7 @@ class TrainingPlan(_Ours):
     weight_decay: float = Field(ge=0)
     warmup_share: float = Field(ge=0, lt=1)
     lesion_share: float = Field(ge=0, le=1)
+    compiled: bool = False
 
 
 class InferencePlan(_Ours):

@@ -149,7 +149,7 @@ def gradient_bytes(blueprint: Blueprint, patch: Index, windows: int, element: in
         zip(blueprint.strides, blueprint.widths, blueprint.depths, strict=True)
     ):
         voxels //= math.prod(stride)
-        block = 18 * width - 12 * neck if blueprint.checkpointed else 8 * width
+        block = 20 * width - 8 * neck if blueprint.checkpointed else 8 * width
         values += [block * voxels if depth else 0, 4 * neck * voxels if stage == 0 else 0]
     return max(values) * element
 

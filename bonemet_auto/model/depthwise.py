@@ -1,11 +1,16 @@
-"""Depthwise 3D convolution with a fast backward pass on CPUs.
+"""Depthwise 3D convolution with a fast backward pass.
 
 PyTorch runs a depthwise convolution forward near the peak of a CPU, and backward at a few per cent
 of it. So the backward pass is written with forward convolutions: the input gradient is the output
 gradient under the flipped kernel, and the weight gradient is the input under the output gradient
 taken as one large kernel. Values equal those of autograd; gradients of gradients are not offered.
+
+On a GPU either backward pass may be the faster one, depending on shape, type and library: both are
+timed once for each shape that training meets.
 """
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,20 +50,23 @@ class DepthwiseConv3d(nn.Module):
         nn.init.normal_(self.weight, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Filter (N, C, Z, Y, X), best channels-last in memory; the result always is on a CPU."""
-        if x.device.type != "cpu":
-            return _convolve(x, self.weight, self.bias)
-        if torch.is_autocast_enabled("cpu"):
-            x = x.to(torch.get_autocast_dtype("cpu"))
-        x = x.contiguous(memory_format=torch.channels_last_3d)
-        return _CpuDepthwise.apply(x, self.weight, self.bias)
+        """Filter (N, C, Z, Y, X), best channels-last in memory; the result is so on a CPU."""
+        device = x.device.type
+        if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
+            x = x.to(torch.get_autocast_dtype(device))
+        if device == "cpu":
+            x = x.contiguous(memory_format=torch.channels_last_3d)
+            return _SplitDepthwise.apply(x, self.weight, self.bias)
+        if device == "cuda" and torch.is_grad_enabled() and split_is_faster(x, self.weight):
+            return _SplitDepthwise.apply(x, self.weight, self.bias)
+        return _native(x, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         """Channels and kernel, for printing."""
         return f"{len(self.weight)}, kernel={self.kernel}, bias={self.bias is not None}"
 
 
-class _CpuDepthwise(torch.autograd.Function):
+class _SplitDepthwise(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,  # noqa: ANN401 - PyTorch publishes no type for it
@@ -67,7 +75,7 @@ class _CpuDepthwise(torch.autograd.Function):
         bias: Tensor | None,
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _convolve(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+        return _native(x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -81,13 +89,51 @@ class _CpuDepthwise(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = _convolve(grad, weight.to(grad.dtype).flip(2, 3, 4), None)
         # Sums over all voxels: float32 at least, also when the caller runs this under autocast.
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(x.device.type, enabled=False):
             if ctx.needs_input_grad[1]:
                 grad_weight = _weight_gradient(_precise(x), _precise(grad), weight.shape[2:])
                 grad_weight = grad_weight.to(weight.dtype)
             if ctx.needs_input_grad[2]:
                 grad_bias = _precise(grad).sum((0, 2, 3, 4)).to(weight.dtype)
         return grad_x, grad_weight, grad_bias
+
+
+_faster: dict[tuple[object, ...], bool] = {}
+
+
+def split_is_faster(x: Tensor, weight: Tensor) -> bool:
+    """Whether the split backward pass outruns autograd's own for such an input, by timing both.
+
+    Timed at the first input of its shape, type, layout and device; the answer is kept.
+    """
+    key = (x.device, x.dtype, x.shape, x.stride(), weight.shape)
+    if key not in _faster:
+        native_s, split_s = (_time(run, x, weight) for run in (_native, _SplitDepthwise.apply))
+        _faster[key] = split_s < native_s
+    return _faster[key]
+
+
+def _time(run: Callable[..., Tensor], x: Tensor, weight: Tensor, repeats: int = 3) -> float:
+    """Seconds of `repeats` forward and backward passes, after one that does not count."""
+    x = torch.zeros_like(x).requires_grad_()
+    weight = weight.detach().clone().requires_grad_()
+    started = 0.0
+    for number in range(repeats + 1):
+        if number == 1:
+            _wait(x.device)
+            started = time.perf_counter()
+        run(x, weight, None).sum().backward()
+    _wait(x.device)
+    return time.perf_counter() - started
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _native(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return _convolve(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -22,6 +22,7 @@ from bonemet_auto.checkpoint import (
 )
 from bonemet_auto.data.loader import Batch, PatchDataset, batches
 from bonemet_auto.errors import ModelError
+from bonemet_auto.model.convnext import compile_pointwise
 from bonemet_auto.model.fpn import fusion_weights
 from bonemet_auto.model.precision import mixed_precision
 from bonemet_auto.model.roi_sampling import Targets
@@ -68,6 +69,8 @@ class Trainer(Generic[Network]):
         self.model = model.to(device).train()
         self.lanes = Lanes(self.model, lanes_for(device, batch_size))
         self.ema = copy.deepcopy(self.model).requires_grad_(False).eval()
+        if plan.compiled and device.type == "cuda":
+            compile_pointwise(self.model)
         self.optimizer = MuonAdamW(self.model, plan)
         self.plan = plan
         self.total_steps = total_steps

@@ -17,9 +17,9 @@ from dataclasses import replace
 from bonemet_auto.schema import Plan, Target
 from planners import measured_plan
 from planners.default import make_plan
-from planners.preset import FAMILIES
 from planners.fast import FAST
 from planners.memory import CONTEXT_BYTES, HEADROOM, Blueprint, training_bytes
+from planners.preset import FAMILIES
 from tests.nominal import nominal
 
 LESIONS_PER_WINDOW = 6

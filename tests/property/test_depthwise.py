@@ -122,3 +122,22 @@ def test_an_even_kernel_is_refused():
 def test_on_the_meta_device_only_shapes_are_computed():
     conv = DepthwiseConv3d(4, (3, 3, 3)).to("meta")
     assert conv(torch.empty(1, 4, 5, 6, 7, device="meta")).shape == (1, 4, 5, 6, 7)
+
+
+def test_the_faster_backward_pass_is_found_by_timing_once_per_shape(monkeypatch):
+    conv, x, _ = example(4, (3, 3, 3), (1, 5, 6, 7), 0)
+    timed, seconds = [], iter([1.0, 2.0, 2.0, 1.0])
+    time = module._time
+
+    def recorded(run, x, weight):
+        timed.append((run, x.shape))
+        assert time(run, x, weight) > 0
+        return next(seconds)
+
+    monkeypatch.setattr(module, "_faster", {})
+    monkeypatch.setattr(module, "_time", recorded)
+    assert not module.split_is_faster(x, conv.weight)
+    assert not module.split_is_faster(x, conv.weight)
+    assert module.split_is_faster(x[:, :, :4], conv.weight)
+    assert len(timed) == 4 and len({run for run, _ in timed}) == 2
+    assert conv.weight.grad is None

@@ -1,8 +1,15 @@
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from torch.nn import functional
 
-from bonemet_auto.model.convnext import ConvNextBlock, ConvNextTrunk, GrnLinear, InstanceNorm
+from bonemet_auto.model.convnext import (
+    ConvNextBlock,
+    ConvNextTrunk,
+    GrnLinear,
+    InstanceNorm,
+    compile_pointwise,
+)
 from tests.unit.training_fakes import make_network
 
 
@@ -258,3 +265,27 @@ def test_checkpointed_blocks_keep_little_between_forward_and_backward():
             block(torch.randn(1, 4, 8, 8, 8, requires_grad=True))
         kept.append(sum(sizes))
     assert kept[1] < kept[0] / 8
+
+
+def test_compiled_blocks_are_one_graph_for_each_stage_with_the_same_answers_and_names():
+    """Traced and differentiated ahead of time, but not translated: that needs a compiler."""
+    plan, plain = trunk(2)
+    plan = plan.model_copy(update={"depths": (3, 2)})
+    plain, compiled = (
+        shaken(
+            ConvNextTrunk(plan.widths, plan.depths, plan.strides, plan.kernels, plan.skip_width, 0)
+        )
+        for _ in range(2)
+    )
+    compiled.load_state_dict(plain.state_dict())
+    torch._dynamo.reset()
+    counters.clear()
+    compile_pointwise(compiled, backend="aot_eager")
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    x = torch.randn(2, 1, 4, 16, 16)
+    for network in (plain, compiled):
+        network(x)[1][-1].square().sum().backward()
+    assert counters["stats"]["unique_graphs"] == 2
+    for (name, p), q in zip(plain.named_parameters(), compiled.parameters(), strict=True):
+        error = (p.grad - q.grad).norm() if p.grad is not None else torch.zeros(())
+        assert error <= 1e-4 * (1 + (0 if p.grad is None else p.grad.norm())), name
