@@ -9,7 +9,7 @@ bytes (2 in bfloat16, 4 in float32).
 | full resolution (image, skip, dense branch) | 1 + 7 S, and 12 bytes for the loss |
 | stem | 5 C |
 | each block of a stage | 11 C; checkpointed C |
-| a stage besides its blocks (norm, and the way to the next) | 2 C, and 2 C unless it is the last |
+| a stage besides its blocks (norm, and the way to the next) | 2 C, and C unless it is the last |
 | neck: first, middle, last level | 6 F, 11 F, 6 F, and 12 bytes for the loss |
 | RPN, each level | 3 F + 2 |
 
@@ -126,7 +126,7 @@ def saved_bytes(blueprint: Blueprint, patch: Index, windows: int, element: int) 
         voxels //= math.prod(stride)
         values = (1 if blueprint.checkpointed else 11) * depth * width + 2 * width
         values += 5 * width if stage == 0 else 5 * neck
-        values += neck if stage == last else 6 * neck + 2 * width
+        values += neck if stage == last else 6 * neck + width
         values += 3 * neck + 2 if stage in blueprint.rpn_stages else 0
         kept += voxels * (values * element + LOSS_BYTES)
         if not blueprint.checkpointed:
@@ -138,9 +138,9 @@ def saved_bytes(blueprint: Blueprint, patch: Index, windows: int, element: int) 
 def gradient_bytes(blueprint: Blueprint, patch: Index, windows: int, element: int) -> int:
     """What the backward pass adds at its height.
 
-    That is where the largest maps are: two at full resolution, four of the finest neck level, two
-    of a block's wide ones, or two of the mask head's. A checkpointed block adds what it computes
-    again; by then the neck, whose turn came before, has freed its own.
+    That is where the largest maps are: two at full resolution, four of the finest neck level or of
+    the stem, two of a block's wide ones, or two of the mask head's. A checkpointed block adds what
+    it computes again; by then the neck, whose turn came before, has freed its own.
     """
     neck = blueprint.neck_width
     voxels = windows * math.prod(patch)
@@ -150,7 +150,8 @@ def gradient_bytes(blueprint: Blueprint, patch: Index, windows: int, element: in
     ):
         voxels //= math.prod(stride)
         block = 20 * width - 8 * neck if blueprint.checkpointed else 8 * width
-        values += [block * voxels if depth else 0, 4 * neck * voxels if stage == 0 else 0]
+        finest = 4 * max(neck, width)
+        values += [block * voxels if depth else 0, finest * voxels if stage == 0 else 0]
     return max(values) * element
 
 

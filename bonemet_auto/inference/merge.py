@@ -110,8 +110,9 @@ def weighted_clusters(
     size = per_cluster(torch.ones_like(weights))
     summed, evidence = per_cluster(weights), per_cluster(weights * scores)
     merged = per_cluster(boxes * (weights * scores)[:, None]) / evidence.clamp(min=1e-12)[:, None]
-    seen_by = torch.unique(torch.stack((cluster, found.forwards)), dim=1)[0]
-    n_forwards = torch.bincount(seen_by, minlength=len(heads))
+    n_possible = int(found.forwards.max()) + 1
+    pairs = torch.unique(cluster * n_possible + found.forwards)
+    n_forwards = torch.bincount(pairs // n_possible, minlength=len(heads))
     looked = torch.from_numpy(expected(((merged[:, :3] + merged[:, 3:]) / 2).numpy()))
     missing = (looked - n_forwards).clamp(min=0)
     score = evidence / (summed + missing * summed / size).clamp(min=1e-12)

@@ -110,12 +110,12 @@ def greedy_leaders(boxes: Tensor, scores: Tensor, iou_threshold: float, block: i
         kept = _greedy_keep(overlap.triu(1))
         overlap.fill_diagonal_(True)
         kept_order = order[:block][kept]
-        leaders[order[:block]] = kept_order[_first_true(overlap[kept])]
+        leaders[order[:block]] = kept_order[overlap[kept].max(dim=0).indices]
 
-        overlap = _overlaps(head[kept], rest, iou_threshold)
-        taken = overlap.any(dim=0)
+        # One pass tells whether a box is taken and, as the first of equal values wins, by whom.
+        taken, first = _overlaps(head[kept], rest, iou_threshold).max(dim=0)
         order = order[block:]
-        leaders[order[taken]] = kept_order[_first_true(overlap[:, taken])]
+        leaders[order[taken]] = kept_order[first[taken]]
         alive, order = rest[~taken], order[~taken]
     return leaders
 
@@ -168,10 +168,3 @@ def _greedy_keep(suppresses: Tensor) -> Tensor:
         if torch.equal(settled, kept):
             return kept
         kept = settled
-
-
-def _first_true(columns: Tensor) -> Tensor:
-    # argmax over bool is not implemented on every device; over uint8 it is, and returns the first.
-    if columns.shape[1] == 0:
-        return torch.empty(0, dtype=torch.long, device=columns.device)
-    return columns.to(torch.uint8).argmax(dim=0)

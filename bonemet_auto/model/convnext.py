@@ -95,8 +95,8 @@ def compile_pointwise(model: nn.Module, backend: str = "inductor") -> None:
     """Fuse norm, linears, GELU and GRN of every block; their traffic is what a GPU waits for.
 
     One block is compiled for each stage, which takes seconds, not minutes, and depthwise
-    convolutions stay what they are. Copies of the network made later would share the compiled function of this
-    one: make them before.
+    convolutions stay what they are. Copies of the network made later would share the compiled
+    function of this one: make them before.
     """
     for block in model.modules():
         if isinstance(block, ConvNextBlock):

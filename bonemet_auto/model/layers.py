@@ -1,8 +1,11 @@
 """Layers that trunk, neck and heads are made of. Maps are channels_last_3d all the way."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from bonemet_auto.geometry import Index
 from bonemet_auto.model.precision import Conv3x3x3
@@ -17,10 +20,67 @@ def instance_norm(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     its surroundings, which is all that marks a lesion in CT, and training from scratch stalls
     (docs/adr/0007-instance-norm.md). Statistics are float32.
     """
-    centred = h - h.mean(dim=1, keepdim=True, dtype=torch.float32).to(h.dtype)
-    variance = (centred * centred).mean(dim=1, keepdim=True, dtype=torch.float32)
-    scale = (variance + _NORM_EPS).rsqrt() * weight
-    return torch.addcmul(bias.to(h.dtype), centred, scale.to(h.dtype))
+    if torch.compiler.is_compiling():
+        # A compiler fuses what is written out, and cannot look into the kernels.
+        centred = h - h.mean(dim=1, keepdim=True, dtype=torch.float32).to(h.dtype)
+        variance = (centred * centred).mean(dim=1, keepdim=True, dtype=torch.float32)
+        scale = ((variance + _NORM_EPS).rsqrt() * weight).to(h.dtype)
+        return torch.addcmul(bias.to(h.dtype), centred, scale)
+    return _InstanceNorm.apply(h, weight, bias)
+
+
+class _InstanceNorm(torch.autograd.Function):
+    """PyTorch's batch norm, window by window, on maps whose channels come last.
+
+    `F.instance_norm` would copy such maps to channels first and back; written out in PyTorch, the
+    norm reads and writes each map twice as often.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 - PyTorch publishes no type for it
+        h: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+    ) -> Tensor:
+        h = h.contiguous()
+        normed = torch.empty_like(h)
+        mean = weight.new_empty(len(h), len(weight))
+        inverse_sd = torch.empty_like(mean)
+        for window, out, *statistics in zip(h, normed, mean, inverse_sd, strict=True):
+            torch.native_batch_norm(
+                _as_image(window), weight, bias, None, None, True, 0.0, _NORM_EPS,
+                out=(_as_image(out), *statistics),
+            )  # fmt: skip
+        ctx.save_for_backward(h, weight, mean, inverse_sd)
+        return normed
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any,  # noqa: ANN401
+        grad: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        h, weight, mean, inverse_sd = ctx.saved_tensors
+        # In another layout than the map's own, PyTorch's kernel reads the gradient wrongly.
+        grad = grad.contiguous()
+        grad_h = torch.empty_like(h)
+        grad_weight, grad_bias = torch.empty_like(mean), torch.empty_like(mean)
+        outs = zip(grad_h, grad_weight, grad_bias, strict=True)
+        for up, window, own_mean, own_inverse_sd, (out, *totals) in zip(
+            grad, h, mean, inverse_sd, outs, strict=True
+        ):
+            torch.ops.aten.native_batch_norm_backward.out(
+                _as_image(up), _as_image(window), weight, None, None, own_mean, own_inverse_sd,
+                True, _NORM_EPS, [True, True, True],
+                out0=_as_image(out), out1=totals[0], out2=totals[1],
+            )  # fmt: skip
+        return grad_h, grad_weight.sum(dim=0), grad_bias.sum(dim=0)
+
+
+def _as_image(window: Tensor) -> Tensor:
+    """(V, C) as one image (1, C, V, 1) whose channels come last."""
+    return window.T[None, :, :, None]
 
 
 class InstanceNorm(nn.Module):

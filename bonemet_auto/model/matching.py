@@ -27,7 +27,8 @@ def atss_match(anchors: Sequence[Tensor], boxes: Tensor, k: int = 4) -> Tensor:
 
     Returns:
         (sum n_l,) long: index of the box of each anchor, -1 for background. A box is left
-        without an anchor only where none overlaps it, or where other boxes take all that do.
+        without an anchor where none overlaps it, or where other boxes take its candidates and the
+        anchor that overlaps it most.
     """
     everything = torch.cat(list(anchors))
     if len(boxes) == 0 or len(everything) == 0:
@@ -36,7 +37,8 @@ def atss_match(anchors: Sequence[Tensor], boxes: Tensor, k: int = 4) -> Tensor:
     candidate = torch.cat([_closest(level, boxes, k) for level in anchors])
     per_box = iou.t()[candidate.t()].view(len(boxes), -1)
     threshold = per_box.mean(dim=1) + per_box.std(dim=1, correction=0)
-    positive = candidate & (iou >= threshold)
+    # Where all candidates overlap alike, rounding must not decide.
+    positive = candidate & (iou >= threshold - 1e-6)
     best, best_anchor = iou.max(dim=0)
     forced = torch.zeros_like(positive)
     forced[best_anchor, torch.arange(len(boxes), device=boxes.device)] = True

@@ -123,7 +123,7 @@ def test_grn_sees_each_window_by_itself():
     torch.testing.assert_close(folded(h)[0], together[0])
 
 
-@pytest.mark.parametrize("offset", [0.0, 10.0, 1e4])
+@pytest.mark.parametrize("offset", [0.0, 10.0, 100.0, 1e3])
 def test_norms_lose_nothing_under_bfloat16_but_the_rounding_of_their_input(offset):
     norm = shaken(InstanceNorm(6))
     x = offset + torch.randn(2, 6, 12, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -131,8 +131,8 @@ def test_norms_lose_nothing_under_bfloat16_but_the_rounding_of_their_input(offse
         precise, rounded = norm(x), norm(x.bfloat16())
     assert precise.dtype == torch.float32 and rounded.dtype == torch.bfloat16
     parameters = norm.weight.double(), norm.bias.double()
-    assert relative_error(precise, plain_norm(x.double(), *parameters)) < 2e-3
-    assert relative_error(rounded, plain_norm(x.bfloat16().double(), *parameters)) < 0.02
+    assert relative_error(precise, plain_norm(x.double(), *parameters)) < 1e-3
+    assert relative_error(rounded, plain_norm(x.bfloat16().double(), *parameters)) < 4e-3
 
 
 def test_a_norm_of_a_flat_map_is_its_bias_and_has_a_finite_gradient():
@@ -140,7 +140,8 @@ def test_a_norm_of_a_flat_map_is_its_bias_and_has_a_finite_gradient():
     for size in ((1, 1, 1), (2, 3, 4)):
         x = torch.full((1, 3, *size), 7.0, requires_grad=True)
         expected = norm.bias[:, None, None, None].expand(3, *size)
-        torch.testing.assert_close(norm(x)[0], expected)
+        # Float32 at the height of the map, raised by the norm of nothing: 7 / sqrt(1e-5) eps.
+        torch.testing.assert_close(norm(x)[0], expected, rtol=0, atol=3e-4)
         norm(x).square().sum().backward()
         assert torch.isfinite(x.grad).all()
 
