@@ -8,6 +8,7 @@ is another one, and lesions are the connected components of its probability.
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from bonemet_auto.commands.train import parse_duration
@@ -56,19 +57,19 @@ class Residual(nn.Module):
 class PlainUnet(nn.Module):
     """Encoder, decoder, one logit per voxel; the product's three methods, without boxes."""
 
-    def __init__(self) -> None:
+    def __init__(self, widths: Sequence[int] = WIDTHS) -> None:
         super().__init__()
-        inputs = (1, *WIDTHS[:-1])
+        inputs = (1, *widths[:-1])
         self.encoder = nn.ModuleList(
             Residual(c_in, c_out, 1 if i == 0 else 2)
-            for i, (c_in, c_out) in enumerate(zip(inputs, WIDTHS, strict=True))
+            for i, (c_in, c_out) in enumerate(zip(inputs, widths, strict=True))
         )
         self.up = nn.ModuleList(
             nn.ConvTranspose3d(deep, fine, 2, 2)
-            for fine, deep in zip(WIDTHS[:-1], WIDTHS[1:], strict=True)
+            for fine, deep in zip(widths[:-1], widths[1:], strict=True)
         )
-        self.decoder = nn.ModuleList(Residual(2 * width, width) for width in WIDTHS[:-1])
-        self.logit = nn.Conv3d(WIDTHS[0], 1, 1)
+        self.decoder = nn.ModuleList(Residual(2 * width, width) for width in widths[:-1])
+        self.logit = nn.Conv3d(widths[0], 1, 1)
 
     def logits(self, images: Tensor) -> Tensor:
         maps = []
@@ -88,7 +89,7 @@ class PlainUnet(nn.Module):
         dense_only: bool = True,
     ) -> dict[str, Tensor]:
         lesion = torch.stack([target.instances for target in targets]) > 0
-        return {"dense": dense_loss(self.logits(images), lesion.float())}
+        return {"dense_entropy": dense_loss(self.logits(images), lesion.float())}
 
     @torch.no_grad()
     def detect(self, images: Tensor) -> Detections:

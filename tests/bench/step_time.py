@@ -13,9 +13,10 @@ from bonemet_auto.processor import tune_processor
 tune_processor()
 
 import torch  # noqa: E402
+from torch import nn  # noqa: E402
 
 from bonemet_auto.data.loader import Batch  # noqa: E402
-from bonemet_auto.model.mask_rcnn import build_model  # noqa: E402
+from bonemet_auto.model.mask_rcnn import MaskRCNN, build_model  # noqa: E402
 from bonemet_auto.model.roi_sampling import Targets  # noqa: E402
 from bonemet_auto.schema import NetworkPlan, TrainingPlan  # noqa: E402
 from bonemet_auto.training.lanes import Lanes  # noqa: E402
@@ -31,12 +32,13 @@ def main() -> None:
     cores = torch.get_num_threads()
     for threads, lanes in ((1, 1), (cores, 1), (cores, 2)):
         torch.set_num_threads(threads)
-        trainer = make_trainer(lanes)
+        trainer = make_trainer(make_model())
+        trainer.lanes = Lanes(trainer.model, lanes)
         dense, whole = (time_step(trainer, batch, first) for first in (10, TOTAL // 2))
         print(f"{threads} threads, {lanes} lanes: dense alone {dense:.3f} s, all {whole:.3f} s")
 
 
-def make_trainer(lanes: int) -> Trainer:
+def make_model() -> MaskRCNN:
     network = NetworkPlan(
         widths=FAST.widths,
         depths=FAST.depths,
@@ -48,14 +50,16 @@ def make_trainer(lanes: int) -> Trainer:
         anchor_sizes=tuple(((5.0 * s,) * 3, (7.0 * s,) * 3) for s in (1, 2, 4)),
         drop_path=0.0,
     )
+    torch.manual_seed(0)
+    return build_model(network)
+
+
+def make_trainer(model: nn.Module) -> Trainer:
     settings = TrainingPlan(
         iterations=TOTAL, epochs=1, learning_rate=1e-3, weight_decay=0.05, warmup_share=0.05,
         lesion_share=0.5,
     )  # fmt: skip
-    torch.manual_seed(0)
-    trainer = Trainer(build_model(network), settings, WINDOWS, TOTAL, 0, torch.device("cpu"))
-    trainer.lanes = Lanes(trainer.model, lanes)
-    return trainer
+    return Trainer(model, settings, WINDOWS, TOTAL, 0, torch.device("cpu"))
 
 
 def make_batch() -> Batch:

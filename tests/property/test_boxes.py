@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import torch
@@ -13,65 +14,36 @@ from bonemet_auto.model.boxes import (
     paired_giou,
     pairwise_iou,
 )
-
-INTEGER_BOX = st.tuples(*[st.integers(-4, 8)] * 3, *[st.integers(0, 6)] * 3).map(
-    lambda b: [b[0], b[1], b[2], b[0] + b[3], b[1] + b[4], b[2] + b[5]]
-)
-BOXES = st.lists(INTEGER_BOX, max_size=6)
-
-
-def tensor(boxes):
-    return torch.tensor(boxes, dtype=torch.float32).reshape(-1, 6)
-
-
-def volume(box):
-    return math.prod(max(0, box[axis + 3] - box[axis]) for axis in range(3))
-
-
-def overlap(a, b):
-    low = [max(a[axis], b[axis]) for axis in range(3)]
-    high = [min(a[axis + 3], b[axis + 3]) for axis in range(3)]
-    return volume([*low, *high])
-
-
-def iou(a, b):
-    union = volume(a) + volume(b) - overlap(a, b)
-    return overlap(a, b) / union if union else 0.0
-
-
-def giou(a, b):
-    low = [min(a[axis], b[axis]) for axis in range(3)]
-    high = [max(a[axis + 3], b[axis + 3]) for axis in range(3)]
-    hull = volume([*low, *high])
-    union = volume(a) + volume(b) - overlap(a, b)
-    return iou(a, b) - ((hull - union) / hull if hull else 0.0)
+from tests.property.slow_boxes import awkward_boxes, giou, iou, overlap, tensor
 
 
 @settings(deadline=None)
-@given(BOXES, BOXES)
+@given(awkward_boxes(), awkward_boxes())
 def test_iou_equals_the_pair_by_pair_one_and_is_symmetric(a, b):
     found = pairwise_iou(tensor(a), tensor(b))
-    expected = torch.tensor([[iou(p, q) for q in b] for p in a]).reshape(len(a), len(b))
+    expected = torch.tensor([[float(iou(p, q)) for q in b] for p in a]).reshape(len(a), len(b))
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(found, pairwise_iou(tensor(b), tensor(a)).t())
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(INTEGER_BOX, INTEGER_BOX), max_size=8))
-def test_giou_equals_the_pair_by_pair_one_and_is_symmetric(pairs):
+@given(awkward_boxes(max_size=5))
+def test_giou_of_all_pairs_equals_the_one_in_fractions_and_is_symmetric(boxes):
+    pairs = list(itertools.product(boxes, repeat=2))
     a, b = tensor([p for p, _ in pairs]), tensor([q for _, q in pairs])
     found = paired_giou(a, b)
-    torch.testing.assert_close(found, torch.tensor([giou(p, q) for p, q in pairs]).float())
+    torch.testing.assert_close(found, torch.tensor([float(giou(p, q)) for p, q in pairs]))
     torch.testing.assert_close(found, paired_giou(b, a))
     assert ((found >= -1) & (found <= 1)).all()
 
 
 @settings(deadline=None)
-@given(INTEGER_BOX, INTEGER_BOX)
-def test_giou_of_boxes_without_volume_has_a_finite_gradient(a, b):
-    boxes = tensor([a]).requires_grad_()
-    paired_giou(boxes, tensor([b])).sum().backward()
-    assert boxes.grad.isfinite().all()
+@given(awkward_boxes(max_size=4))
+def test_giou_has_a_finite_gradient_for_all_boxes(boxes):
+    pairs = list(itertools.product(boxes, repeat=2))
+    a = tensor([p for p, _ in pairs]).requires_grad_()
+    paired_giou(a, tensor([q for _, q in pairs])).sum().backward()
+    assert a.grad.isfinite().all()
 
 
 def test_overlaps_are_computed_in_float32_for_half_precision_boxes():
@@ -86,7 +58,7 @@ def test_an_inverted_box_has_no_volume():
 
 
 @settings(deadline=None)
-@given(BOXES)
+@given(awkward_boxes())
 def test_clipped_boxes_lie_in_the_image_and_keep_what_was_inside(boxes):
     image = [0, 0, 0, 5, 6, 7]
     clipped = clip_boxes(tensor(boxes), image[3:])

@@ -1,45 +1,71 @@
+import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bonemet_auto.model.anchors import grid_anchors
-from bonemet_auto.model.boxes import pairwise_iou
 from bonemet_auto.model.matching import atss_match, sample_negatives
+from tests.property.slow_boxes import any_box, awkward_boxes, iou, tensor
 
-BOX = st.tuples(*[st.integers(-2, 14)] * 3, *[st.integers(0, 8)] * 3).map(
-    lambda b: [b[0], b[1], b[2], b[0] + b[3], b[1] + b[4], b[2] + b[5]]
-)
+CROWDED = st.lists(any_box(-2, 14, 8), max_size=5)
+AWKWARD = awkward_boxes(max_size=5)
 GRID = st.tuples(*[st.integers(1, 3)] * 3)
+SIZES = torch.tensor([[4.0, 4, 4], [8.0, 6, 4]])
 
 
 def slow_atss(levels, boxes, k):
-    """ATSS box by box and anchor by anchor, as its docstring tells it."""
-    anchors = torch.cat(levels)
-    iou = pairwise_iou(anchors, boxes)
-    claims = {}
+    """ATSS box by box and anchor by anchor, as its docstring tells it, in fractions.
+
+    Returns the matches, and whether an overlap is exactly the threshold: then rounding decides.
+    """
+    anchors = [row for level in levels for row in level]
+    overlaps = [[iou(anchor, box) for anchor in anchors] for box in boxes]
+    claims, undecided = {}, False
     for g, box in enumerate(boxes):
         candidates, offset = [], 0
         for level in levels:
-            away = ((level[:, :3] + level[:, 3:] - box[:3] - box[3:]) / 2).square().sum(dim=1)
-            order = sorted(range(len(level)), key=lambda i, away=away: (away[i].item(), i))
+            order = sorted(range(len(level)), key=lambda i, level=level: (away(level[i], box), i))
             candidates += [offset + i for i in order[:k]]
             offset += len(level)
-        overlaps = iou[sorted(candidates), g]
-        threshold = overlaps.mean() + overlaps.std(correction=0)
-        best = int(iou[:, g].argmax())
+        among = [overlaps[g][i] for i in candidates]
+        mean = sum(among) / len(among)
+        variance = sum((value - mean) ** 2 for value in among) / len(among)
+        best = max(range(len(anchors)), key=lambda i, g=g: (overlaps[g][i], -i))
         for i in {*candidates, best}:
-            if iou[i, g] > 0 and (iou[i, g] >= threshold - 1e-7 or i == best):
-                claims.setdefault(i, []).append((i == best, iou[i, g].item(), -g))
-    return [-max(claims[i])[2] if i in claims else -1 for i in range(len(anchors))]
+            above = overlaps[g][i] - mean
+            if overlaps[g][i] > 0 and (i == best or (above >= 0 and above**2 >= variance)):
+                claims.setdefault(i, []).append((i == best, overlaps[g][i], -g))
+                undecided |= i != best and above**2 == variance
+    return [-max(claims[i])[2] if i in claims else -1 for i in range(len(anchors))], undecided
+
+
+def away(a, b):
+    """Squared distance of the centres, times four."""
+    return sum((a[axis] + a[axis + 3] - b[axis] - b[axis + 3]) ** 2 for axis in range(3))
+
+
+@pytest.mark.parametrize("kind", [CROWDED, AWKWARD], ids=["crowded", "awkward"])
+@settings(deadline=None)
+@given(st.data(), GRID, GRID, st.integers(1, 5))
+def test_matches_equal_the_slow_loop(kind, data, fine, coarse, k):
+    boxes = data.draw(kind)
+    levels = [grid_anchors(fine, (4, 4, 4), SIZES), grid_anchors(coarse, (8, 8, 8), 2 * SIZES)]
+    expected, undecided = slow_atss([level.int().tolist() for level in levels], boxes, k)
+    assume(not undecided)
+    assert atss_match(levels, tensor(boxes), k).tolist() == expected
 
 
 @settings(deadline=None)
-@given(st.lists(BOX, max_size=5), GRID, GRID, st.integers(1, 5))
-def test_matches_equal_the_slow_loop(boxes, fine, coarse, k):
-    sizes = torch.tensor([[4.0, 4, 4], [8.0, 6, 4]])
-    levels = [grid_anchors(fine, (4, 4, 4), sizes), grid_anchors(coarse, (8, 8, 8), 2 * sizes)]
-    targets = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 6)
-    assert atss_match(levels, targets, k).tolist() == slow_atss(levels, targets, k)
+@given(AWKWARD)
+def test_a_box_goes_without_only_where_others_take_what_it_would_have_alone(boxes):
+    levels = [grid_anchors((3, 3, 3), (4, 4, 4), SIZES)]
+    matched, anchors = atss_match(levels, tensor(boxes)), levels[0].int().tolist()
+    for anchor, g in zip(anchors, matched.tolist(), strict=True):
+        assert g < 0 or iou(anchor, boxes[g]) > 0
+    for g, box in enumerate(boxes):
+        alone = atss_match(levels, tensor([box])) == 0
+        assert alone.any() == any(iou(anchor, box) > 0 for anchor in anchors)
+        assert g in matched or (matched[alone] >= 0).all()
 
 
 def test_a_lesion_between_centres_gets_the_anchor_that_overlaps_it_most():

@@ -13,6 +13,7 @@ from bonemet_auto.inference.merge import (
     unite_cut_boxes,
     weighted_clusters,
 )
+from tests.property.slow_boxes import awkward_boxes
 
 
 def _iou(a, b):
@@ -59,6 +60,49 @@ def test_clusters_equal_a_plain_loop(n, n_objects, seed):
     )
     got = np.column_stack([fast.boxes.numpy(), fast.scores.numpy()])
     np.testing.assert_allclose(got, slow, rtol=1e-5, atol=1e-5)
+
+
+@st.composite
+def _awkward_detections(draw, empty):
+    """Boxes, and for each of them a score of a few, trust, and the forward that found it."""
+    boxes = draw(awkward_boxes(max_size=12, empty=empty))
+    about = st.tuples(st.integers(1, 4), st.sampled_from([0.5, 0.75, 1.0]), st.integers(0, 3))
+    rows = draw(st.lists(about, min_size=len(boxes), max_size=len(boxes)))
+    scores, weights, forwards = np.array(rows).reshape(-1, 3).T
+    return np.array(boxes, float).reshape(-1, 6), scores / 4, weights, forwards.astype(int)
+
+
+def _clustered(boxes, scores, weights, forwards, expected, threshold):
+    columns = boxes.astype(np.float32), scores.astype(np.float32), weights, forwards
+    found = Boxes(*map(torch.from_numpy, columns), torch.zeros(len(scores)).bool())
+    merged = weighted_clusters(found, expected, threshold)
+    return np.column_stack([merged.boxes.numpy(), merged.scores.numpy()])
+
+
+@settings(deadline=None)
+@given(
+    _awkward_detections(empty=False), st.sampled_from([0.0, 0.125, 0.25, 0.5]), st.integers(0, 5)
+)
+def test_clusters_of_awkward_boxes_with_tied_scores_equal_a_plain_loop(found, threshold, looked):
+    def expected(points):
+        return np.full(len(points), looked)
+
+    slow = _slow_clusters(*found, expected, threshold)
+    np.testing.assert_allclose(_clustered(*found, expected, threshold), slow, rtol=1e-9, atol=1e-9)
+
+
+@settings(deadline=None)
+@given(_awkward_detections(empty=True), st.sampled_from([0.0, 0.25]))
+def test_boxes_without_volume_change_no_other_cluster(found, threshold):
+    def expected(points):
+        return np.full(len(points), 4)
+
+    boxes = found[0]
+    solid = (boxes[:, 3:] > boxes[:, :3]).all(axis=1)
+    merged = _clustered(*found, expected, threshold)
+    assert np.isfinite(merged).all()
+    alone = _clustered(*(column[solid] for column in found), expected, threshold)
+    np.testing.assert_allclose(merged[merged[:, 6] > 0], alone, rtol=1e-9, atol=1e-9)
 
 
 def _found(rows, forwards):

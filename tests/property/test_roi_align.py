@@ -4,9 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from bonemet_auto.model import roi_align as module
 from bonemet_auto.model.roi_align import ROI_CELLS_PER_EDGE, pyramid_levels, roi_align
+from tests.property.slow_boxes import WINDOW, awkward_boxes, tensor
 
 MAP = st.tuples(*[st.integers(1, 6)] * 3)
 OUTPUT = st.tuples(*[st.integers(1, 3)] * 3)
@@ -52,8 +54,15 @@ def channels_last(shape, seed):
     return values.contiguous(memory_format=torch.channels_last_3d)
 
 
-@settings(deadline=None, max_examples=25)
-@given(MAP, st.lists(BOX, max_size=3), STRIDE, OUTPUT, st.integers(1, 2), st.integers(0, 99))
+@settings(deadline=None, max_examples=40)
+@given(
+    MAP,
+    st.one_of(st.lists(BOX, max_size=3), awkward_boxes(max_size=3)),
+    STRIDE,
+    OUTPUT,
+    st.integers(1, 2),
+    st.integers(0, 99),
+)
 def test_values_and_gradient_equal_the_naive_sampler(shape, boxes, stride, output, samples, seed):
     boxes = torch.tensor(boxes, dtype=torch.float64).reshape(-1, 6)
     image = torch.arange(len(boxes)) % 2
@@ -125,12 +134,63 @@ def test_a_linear_ramp_reads_the_voxel_coordinate_of_each_bin_centre(low, edge, 
         torch.testing.assert_close(pooled[axis], expected, atol=1e-4, rtol=1e-5)
 
 
-def test_one_bin_over_whole_cells_is_their_average():
-    features = channels_last((1, 5, 6, 6, 6), 4)
-    box = torch.tensor([[2.0, 4, 0, 6, 8, 4]])  # 2 x 2 x 2 cells of stride 2
-    pooled = roi_align(features, box, torch.tensor([0]), (2, 2, 2), (1, 1, 1), samples=2)
-    expected = features[0, :, 1:3, 2:4, 0:2].mean(dim=(1, 2, 3))
-    torch.testing.assert_close(pooled.flatten(), expected)
+@settings(deadline=None)
+@given(awkward_boxes(), STRIDE, OUTPUT, st.integers(1, 3))
+def test_a_linear_ramp_goes_on_at_its_edge_value_outside_the_map(boxes, stride, output, samples):
+    """Where a box leaves the map, each reading is that of the nearest cell centre inside."""
+    cells = [math.ceil(n / step) for n, step in zip(WINDOW, stride, strict=True)]
+    axes = [(torch.arange(n) + 0.5) * step for n, step in zip(cells, stride, strict=True)]
+    ramps = torch.stack(torch.meshgrid(*axes, indexing="ij"))[None].double()
+    pooled = roi_align(
+        ramps, tensor(boxes), torch.zeros(len(boxes)).long(), stride, output, samples
+    )
+    assert pooled.shape == (len(boxes), 3, *output)
+    for box, found in zip(boxes, pooled, strict=True):
+        for axis, bins in enumerate(output):
+            ticks = (torch.arange(bins * samples) + 0.5) / (bins * samples)
+            read = box[axis] + (box[axis + 3] - box[axis]) * ticks.double()
+            read = read.clamp(axes[axis][0], axes[axis][-1]).view(bins, samples).mean(dim=1)
+            expected = read.view([-1 if a == axis else 1 for a in range(3)]).expand(output)
+            torch.testing.assert_close(found[axis], expected, atol=1e-4, rtol=1e-5)
+
+
+@settings(deadline=None)
+@given(
+    st.tuples(*[st.integers(0, 3)] * 3),
+    OUTPUT,
+    st.integers(1, 3),
+    STRIDE,
+    st.integers(0, 99),
+)
+def test_over_whole_cells_a_bin_is_the_average_of_its_cells(first, output, samples, stride, seed):
+    """With as many readings as cells, and so the mean of all bins is that of the whole box."""
+    ends = [a + n * samples for a, n in zip(first, output, strict=True)]
+    features = channels_last((1, 2, *(end + 1 for end in ends)), seed)
+    box = [a * step for a, step in zip([*first, *ends], [*stride, *stride], strict=True)]
+    pooled = roi_align(features, tensor([box]), torch.tensor([0]), stride, output, samples)[0]
+    inside = features[(0, slice(None), *(slice(a, b) for a, b in zip(first, ends, strict=True)))]
+    expected = functional.avg_pool3d(inside, samples)
+    torch.testing.assert_close(pooled, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        pooled.mean(dim=(1, 2, 3)), inside.mean(dim=(1, 2, 3)), atol=1e-5, rtol=1e-5
+    )
+
+
+@settings(deadline=None)
+@given(awkward_boxes(), STRIDE, OUTPUT, st.integers(1, 3))
+def test_every_bin_is_an_average_so_no_gradient_is_made_or_lost(boxes, stride, output, samples):
+    features = channels_last((2, 2, *WINDOW), 0).requires_grad_()
+    image = torch.arange(len(boxes)) % 2
+    pooled = roi_align(features, tensor(boxes), image, stride, output, samples)
+    assert (pooled <= features.max() + 1e-6).all() and (pooled >= features.min() - 1e-6).all()
+    (gradient,) = torch.autograd.grad(pooled, features, torch.ones_like(pooled))
+    received = gradient.sum(dim=(2, 3, 4))
+    given_out = torch.bincount(image, minlength=2).double() * math.prod(output)
+    torch.testing.assert_close(received, given_out[:, None].expand(2, 2), atol=1e-4, rtol=1e-5)
+    for i, box in enumerate(boxes):
+        twin = boxes.index(box)
+        if image[twin] == image[i]:
+            assert torch.equal(pooled[twin], pooled[i])
 
 
 def test_a_box_far_outside_reads_the_nearest_corner():
