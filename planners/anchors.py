@@ -96,8 +96,12 @@ def best_ious(lesions: Sizes, anchors: Sizes) -> Sizes:
 
 
 def _deal(log_sizes: Sizes, smallest_volumes: Sizes) -> Sizes:
-    """Sort by volume and grow those that are too small for the level they fall to."""
-    ordered = np.maximum(0.0, log_sizes[np.argsort(log_sizes.sum(axis=1), kind="stable")])
+    """Sort by volume and grow those that are too small for the level they fall to.
+
+    No edge is below a voxel. Raising one to it changes the volume, so that comes first.
+    """
+    raised = np.maximum(0.0, log_sizes)
+    ordered = raised[np.argsort(raised.sum(axis=1), kind="stable")]
     lacking = np.maximum(0.0, np.log(smallest_volumes) - ordered.sum(axis=1))
     return ordered + lacking[:, None] / 3
 
