@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bonemet_auto.geometry import Index
-from bonemet_auto.model.layers import ConvNormAct
+from bonemet_auto.model.layers import ConvNormAct, Expand
 
 LESION_PRIOR_LOGIT = -3.0
 """About 5 % at the start; otherwise the first steps only learn that lesions are rare."""
@@ -119,7 +119,7 @@ class DenseBranch(nn.Module):
 
     def __init__(self, neck_width: int, skip_width: int, stride: Index) -> None:
         super().__init__()
-        self.expand = nn.ConvTranspose3d(neck_width, skip_width, stride, stride)
+        self.expand = Expand(neck_width, skip_width, stride)
         self.merge = ConvNormAct(skip_width, skip_width)
         self.logit = nn.Linear(skip_width, 1)
         nn.init.constant_(self.logit.bias, LESION_PRIOR_LOGIT)

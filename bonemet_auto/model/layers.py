@@ -1,6 +1,7 @@
 """Layers that trunk, neck and heads are made of. Maps are channels_last_3d all the way."""
 
-from typing import Any
+import math
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -140,6 +141,28 @@ class ConvAct(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, Z, Y, X) to (N, C_out, Z, Y, X)."""
         return F.gelu(self.conv(x))
+
+
+class Expand(nn.ConvTranspose3d):
+    """Transposed convolution whose kernel is its stride: each cell becomes a block of voxels.
+
+    Then it is a linear layer on each cell and a change of order, which takes a CPU a third of the
+    time.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, stride: Index) -> None:
+        super().__init__(channels_in, channels_out, stride, stride)
+
+    def forward(self, x: Tensor, output_size: None = None) -> Tensor:  # type: ignore[override]
+        """(N, C_in, Z, Y, X) to (N, C_out, Z, Y, X) times the stride, channels_last_3d."""
+        channels_in, channels_out, *stride = self.weight.shape
+        weight = self.weight.permute(2, 3, 4, 1, 0).reshape(-1, channels_in)
+        bias = cast(Tensor, self.bias).repeat(math.prod(stride))
+        blocks = F.linear(x.permute(0, 2, 3, 4, 1), weight, bias)
+        n, *cells, _ = blocks.shape
+        ordered = blocks.view(n, *cells, *stride, channels_out).permute(0, 1, 4, 2, 5, 3, 6, 7)
+        size = [count * step for count, step in zip(cells, stride, strict=True)]
+        return ordered.reshape(n, *size, channels_out).permute(0, 4, 1, 2, 3)
 
 
 def join_channels(*maps: Tensor) -> Tensor:

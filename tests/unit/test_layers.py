@@ -2,7 +2,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from bonemet_auto.model.layers import ConvNormAct, ResidualConv, instance_norm, join_channels
+from bonemet_auto.model.layers import (
+    ConvNormAct,
+    Expand,
+    ResidualConv,
+    instance_norm,
+    join_channels,
+)
 
 
 def plain_norm(x, norm):
@@ -67,3 +73,22 @@ def test_joined_channels_stay_in_order_and_channels_last():
     assert joined.dtype == torch.bfloat16
     assert joined.is_contiguous(memory_format=torch.channels_last_3d)
     torch.testing.assert_close(joined, torch.cat([item.bfloat16() for item in maps], dim=1))
+
+
+@pytest.mark.parametrize("stride", [(1, 2, 2), (2, 2, 2), (2, 1, 3)])
+def test_expanding_is_a_transposed_convolution(stride):
+    torch.manual_seed(0)
+    layer = Expand(5, 3, stride)
+    x = torch.randn(2, 5, 3, 4, 2, requires_grad=True)
+    expected = functional.conv_transpose3d(x, layer.weight, layer.bias, stride)
+    found = layer(x)
+    assert found.is_contiguous(memory_format=torch.channels_last_3d)
+    torch.testing.assert_close(found, expected)
+    up = torch.randn(expected.shape)
+    inputs = [x, layer.weight, layer.bias]
+    for one, other in zip(
+        torch.autograd.grad(found, inputs, up),
+        torch.autograd.grad(expected, inputs, up),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
