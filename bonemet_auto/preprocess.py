@@ -288,7 +288,7 @@ def _store(job: _Job) -> None:
         spacing_mm=planned.spacing_mm,
         lesions=_lesions(instances, labels, job.positive_class),
         patient_label=job.fingerprint.patient_label,
-        bone_voxels=_bone_samples(planned, job.input_hash),
+        bone_voxels=bone_samples(planned, job.input_hash),
     )
     write_case(job.folder, planned.hu, instances, meta)
 
@@ -326,7 +326,7 @@ def _lesions(
     return tuple(lesions)
 
 
-def _bone_samples(planned: PlanGrid, seed: str) -> tuple[Index, ...]:
+def bone_samples(planned: PlanGrid, seed: str) -> tuple[Index, ...]:
     """Bone voxels drawn without replacement by a generator of the case's own, in rising order."""
     bone = np.flatnonzero(bone_mask(planned.hu, planned.spacing_mm))
     generator = np.random.default_rng(int(seed[:16], 16))

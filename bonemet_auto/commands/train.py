@@ -42,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-p", "--plan-name", default="default", help="plan to train")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=_positive, help="stop after so many of the plan's epochs")
-    length.add_argument("--iterations", type=_positive, help="training steps in all")
+    length.add_argument("--epochs", type=positive, help="stop after so many of the plan's epochs")
+    length.add_argument("--iterations", type=positive, help="training steps in all")
     length.add_argument(
         "--time-budget",
         type=parse_duration,
@@ -51,10 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="wall-clock time for training and validation; converted once to a number of steps",
     )
     parser.add_argument(
-        "--seed", type=_natural, default=0, help="seed of weights, samples and draws"
+        "--seed", type=natural, default=0, help="seed of weights, samples and draws"
     )
     parser.add_argument(
-        "--workers", type=_natural, help="loader processes (default: cores - 1, at most 8)"
+        "--workers", type=natural, help="loader processes (default: cores - 1, at most 8)"
     )
     parser.add_argument(
         "--init-weights",
@@ -81,13 +81,15 @@ def parse_duration(text: str) -> float:
     return float(match[1]) * _UNITS_S[match[2] or "s"]
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A whole number from 1 up, as a flag's type."""
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is no positive whole number")
     return int(text)
 
 
-def _natural(text: str) -> int:
+def natural(text: str) -> int:
+    """A whole number from 0 up, as a flag's type."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 0 up")
     return int(text)

@@ -126,8 +126,12 @@ class DenseBranch(nn.Module):
 
     def forward(self, skip: Tensor, finest: Tensor) -> Tensor:
         """Map (N, S, Z, Y, X) and the finest fused map to float32 logits (N, Z, Y, X)."""
-        h = self.merge(self.expand(finest) + skip)
+        h = self.features(skip, finest)
         return self.logit(h.permute(0, 2, 3, 4, 1))[..., 0].float()
+
+    def features(self, skip: Tensor, finest: Tensor) -> Tensor:
+        """What the logits are read from, (N, S, Z, Y, X)."""
+        return self.merge(self.expand(finest) + skip)
 
 
 class CoarseLogit(nn.Module):

@@ -13,6 +13,7 @@ from bonemet_auto.errors import UsageError
 from bonemet_auto.model.mask_rcnn import MaskRCNN, build_model
 from bonemet_auto.model.precision import mixed_precision
 from bonemet_auto.schema import Plan, StoredCase
+from bonemet_auto.training.lanes import Network
 from bonemet_auto.training.loop import Trainer
 from bonemet_auto.training.schedule import DENSE_ONLY_SHARE
 
@@ -44,18 +45,8 @@ def steps_for_budget(
     trainer = Trainer(
         build_model(plan.network), plan.training, plan.batch_size, 2 * _LATE, seed=0, device=device
     )
-    # What the workers made in advance while the first step was slow must be used up.
-    untimed = max(_LEAST_UNTIMED_STEPS, PREFETCHED * workers)
     # Early numbers train the dense branch alone, late ones everything.
-    numbers = [_LATE] * untimed + [0] * _TIMED_STEPS + [_LATE] * _TIMED_STEPS
-    loader = batches(dataset, 0, len(numbers), plan.batch_size, workers)
-    ends = [time.perf_counter()]
-    for number, batch in zip(numbers, loader, strict=False):
-        trainer.step(number, batch)
-        ends.append(time.perf_counter())
-    times = [b - a for a, b in pairwise(ends)][untimed:]
-    # Medians: convolutions are compiled when they first meet a new number of RoIs.
-    dense_s, all_s = median(times[:_TIMED_STEPS]), median(times[_TIMED_STEPS:])
+    dense_s, all_s = step_seconds(trainer, dataset, plan.batch_size, workers, (0, _LATE))
     step_s = DENSE_ONLY_SHARE * dense_s + (1 - DENSE_ONLY_SHARE) * all_s
     forward_s = _forward_seconds(trainer, plan)
     validation_s = forward_s * sum(
@@ -70,6 +61,29 @@ def steps_for_budget(
             f"{(validation_s + 100 * step_s) * 1.2:.0f} s."
         )
     return steps
+
+
+def step_seconds(
+    trainer: Trainer[Network],
+    dataset: PatchDataset,
+    batch_size: int,
+    workers: int,
+    numbers: Sequence[int],
+) -> list[float]:
+    """Seconds of a step with each of some numbers, on the real loader; the network learns."""
+    # What the workers made in advance while the first step was slow must be used up.
+    untimed = max(_LEAST_UNTIMED_STEPS, PREFETCHED * workers)
+    order = [numbers[-1]] * untimed + [n for n in numbers for _ in range(_TIMED_STEPS)]
+    ends = [time.perf_counter()]
+    for number, batch in zip(
+        order, batches(dataset, 0, len(order), batch_size, workers), strict=False
+    ):
+        trainer.step(number, batch)
+        ends.append(time.perf_counter())
+    times = [b - a for a, b in pairwise(ends)][untimed:]
+    starts = range(0, len(times), _TIMED_STEPS)
+    # Medians: convolutions are compiled when they first meet a new number of RoIs.
+    return [median(times[start : start + _TIMED_STEPS]) for start in starts]
 
 
 def n_windows(case: StoredCase, plan: Plan) -> int:

@@ -38,7 +38,7 @@ class TrainingLog:
 def _draw(table: pd.DataFrame, path: Path) -> None:
     figure = Figure(figsize=(9, 12), layout="constrained")
     losses, fusion, rate, time = figure.subplots(4, 1, sharex=True, height_ratios=(3, 1.5, 1, 1))
-    for name in (name for name in LOSS_WEIGHTS if name in table):
+    for name in (name for name in (*LOSS_WEIGHTS, "reconstruction") if name in table):
         losses.plot(table["epoch"], table[name], marker=".", label=name)
     losses.set(ylabel="training loss (unweighted)", yscale="log")
     losses.legend(ncols=4, fontsize="small")

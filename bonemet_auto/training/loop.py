@@ -93,7 +93,9 @@ class Trainer(Generic[Network]):
         def learn(model: Network, part: _Part) -> dict[str, Tensor]:
             with mixed_precision(self.device):
                 losses = model(part.images, part.targets, part.generator, dense_only=dense_only)
-            total = sum((loss * weights[name] for name, loss in losses.items()), torch.zeros(()))
+            # Losses that the schedule does not know, as of pretraining, count in full.
+            weighted = (loss * weights.get(name, 1.0) for name, loss in losses.items())
+            total = sum(weighted, torch.zeros(()))
             _require_finite(total, losses, number, batch)
             (total / len(parts)).backward()
             return {name: loss.detach() for name, loss in losses.items()}

@@ -1,0 +1,149 @@
+"""`bonemet_pretrain D`: learn what bones look like from CTs without labels."""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bonemet_auto.commands.common import (
+    EXIT_DONE,
+    EXIT_SOME_FAILED,
+    add_root,
+    command_parser,
+    run_command,
+)
+from bonemet_auto.commands.train import natural, parse_duration, positive
+from bonemet_auto.errors import DataError, UsageError
+from bonemet_auto.files import (
+    data_root,
+    find_dataset,
+    preprocessed_folder,
+    raw_folder,
+    results_folder,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from bonemet_auto.checkpoint import Progress
+    from bonemet_auto.data.loader import PatchDataset
+    from bonemet_auto.schema import Plan
+
+logger = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Console script."""
+    parser = command_parser(
+        "bonemet_pretrain",
+        "Train the network of a plan to guess hidden parts of CTs, without any label; "
+        "bonemet_train --init-weights starts from what it has learnt.",
+    )
+    parser.add_argument("dataset", help="number, name or folder name of a planned dataset")
+    parser.add_argument(
+        "-i",
+        "--input",
+        type=Path,
+        metavar="CTS",
+        help="folder of CTs (default: the dataset's own training images)",
+    )
+    add_root(parser)
+    parser.add_argument("-p", "--plan-name", default="default", help="plan of the network")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--iterations", type=positive, help="steps (default: as the plan trains)")
+    length.add_argument(
+        "--time-budget", type=parse_duration, metavar="30m", help="wall-clock time of training"
+    )
+    parser.add_argument("--seed", type=natural, default=0, help="of weights, samples and draws")
+    parser.add_argument("--workers", type=natural, help="loader processes")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    start.add_argument("--overwrite", action="store_true", help="start over an existing run")
+    return run_command(parser, _pretrain, arguments)
+
+
+def _pretrain(options: argparse.Namespace) -> int:
+    from bonemet_auto.processor import default_workers, tune_processor
+
+    tune_processor()
+    import torch
+
+    from bonemet_auto.commands.common import pick_device
+    from bonemet_auto.data.loader import PatchDataset
+    from bonemet_auto.images import find_images
+    from bonemet_auto.model.masked import build_autoencoder
+    from bonemet_auto.plan_file import read_plan
+    from bonemet_auto.schema import write_json
+    from bonemet_auto.training.loop import train
+    from bonemet_auto.unlabelled import store_unlabelled
+
+    root = data_root(options.root)
+    name = find_dataset(root, options.dataset)
+    planned = preprocessed_folder(root, name) / options.plan_name
+    remedy = f"Run bonemet_plan_and_preprocess -d {name} first."
+    plan = read_plan(planned / "plan.json", remedy)
+    folder = results_folder(root, name, options.plan_name) / "pretrained"
+    device = pick_device(options.device)
+    progress = _claim(folder, options)
+    images = find_images(options.input or raw_folder(root, name) / "imagesTr")
+    cases, failed = store_unlabelled(images, plan, planned / "unlabelled")
+    if not cases:
+        raise DataError(f"none of the {len(images)} scans could be read; see the warnings above")
+    seed = options.seed if progress is None else progress.seed
+    dataset = PatchDataset(planned / "unlabelled", cases, plan, seed)
+    workers = default_workers() if options.workers is None else options.workers
+    if progress is None:
+        progress = _length(options, plan, dataset, device, workers)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "plan.json", plan)
+    logger.info(
+        "pretraining %s %s on %s: %d scans, %d steps",
+        name, plan.name, device, len(cases), progress.total_steps,
+    )  # fmt: skip
+    torch.manual_seed(progress.seed)
+    model = build_autoencoder(plan.network)
+    train(model, plan, dataset, folder, progress, device, workers, options.resume)
+    logger.info("now: bonemet_train %s FOLD --init-weights %s", options.dataset, folder)
+    return EXIT_SOME_FAILED if failed else EXIT_DONE
+
+
+def _claim(folder: Path, options: argparse.Namespace) -> "Progress | None":
+    """Where to go on, None for a fresh run; refuses to write over one unasked."""
+    import torch
+
+    from bonemet_auto.checkpoint import CHECKPOINT_NAME, load_checkpoint, progress_of
+
+    exists = (folder / CHECKPOINT_NAME).is_file()
+    if options.resume and not exists:
+        raise UsageError(f"nothing to resume in {folder}; leave --resume out to start")
+    if exists and not (options.resume or options.overwrite):
+        raise UsageError(
+            f"{folder} holds a pretraining; --resume goes on with it, --overwrite starts over"
+        )
+    if options.resume:
+        return progress_of(load_checkpoint(folder, torch.device("cpu")))
+    (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+    return None
+
+
+def _length(
+    options: argparse.Namespace,
+    plan: "Plan",
+    dataset: "PatchDataset",
+    device: "torch.device",
+    workers: int,
+) -> "Progress":
+    from bonemet_auto.checkpoint import Progress
+    from bonemet_auto.model.masked import build_autoencoder
+    from bonemet_auto.training.budget import step_seconds
+    from bonemet_auto.training.loop import Trainer
+
+    steps = options.iterations or plan.training.iterations
+    if options.time_budget is not None:
+        model = build_autoencoder(plan.network)
+        trainer = Trainer(model, plan.training, plan.batch_size, 1000, 0, device)
+        (step_s,) = step_seconds(trainer, dataset, plan.batch_size, workers, (0,))
+        steps = max(1, int(options.time_budget / step_s))
+    return Progress(0, steps, min(plan.training.epochs, max(1, steps // 10)), options.seed)
