@@ -230,6 +230,12 @@ class TrainingPlan(_Ours):
     compiled: bool = False
 
 
+class AugmentationPlan(_Ours):
+    """What is added to training windows; `planting` is the share that get a synthetic lesion."""
+
+    planting: float = Field(default=0.0, ge=0, le=1)
+
+
 class InferencePlan(_Ours):
     """How windows are laid over a scan."""
 
@@ -263,6 +269,7 @@ class Plan(_Ours):
     memory_bytes: int
     network: NetworkPlan
     training: TrainingPlan
+    augmentation: AugmentationPlan = AugmentationPlan()
     inference: InferencePlan
 
     @model_validator(mode="after")

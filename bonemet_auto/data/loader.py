@@ -23,6 +23,7 @@ from bonemet_auto.data.augment import (
     warp,
 )
 from bonemet_auto.data.paste import cut_out, near_bone, paste, vary
+from bonemet_auto.data.plant import plant
 from bonemet_auto.data.sampling import PatchSampler
 from bonemet_auto.errors import PlanError
 from bonemet_auto.model.roi_sampling import Targets
@@ -111,7 +112,12 @@ class PatchDataset(Dataset[Sample]):
             start = (start[0] - margin[0], start[1] - margin[1], start[2] - margin[2])
             size = (size[0] + 2 * margin[0], size[1] + 2 * margin[1], size[2] + 2 * margin[2])
         hu, instances = case.crop(start, size)
-        image, lesions = self._normalised(hu), list(case.meta.lesions)
+        lesions = list(case.meta.lesions)
+        planting = plan.augmentation.planting
+        if self.augmented and planting and rng.random() < planting:
+            new = plant(hu, instances, plan.spacing_mm, _free_instance(lesions), rng)
+            lesions += [] if new is None else [new]
+        image = self._normalised(hu)
         if self.augmented and self.sampler.has_lesions and rng.random() < PASTE_SHARE:
             lesions += self._paste(image, instances, near_bone(hu), lesions, rng)
         if warped:
@@ -130,15 +136,13 @@ class PatchDataset(Dataset[Sample]):
     ) -> list[StoredLesion]:
         """Paste lesions of the cohort into a window, in place; their records, ids of their own."""
         spacing_mm = self.plan.spacing_mm
-        used = {lesion.instance for lesion in lesions}
-        pasted = []
+        pasted: list[StoredLesion] = []
         for _ in range(rng.integers(1, MOST_PASTED + 1)):
             number, lesion = self.sampler.draw_lesion(rng)
             cutout = cut_out(self._case(number), lesion, spacing_mm, self._normalised)
             cutout = vary(cutout, spacing_mm, rng)
-            instance = next(free for free in count(1) if free not in used)
+            instance = _free_instance([*lesions, *pasted])
             if paste(image, instances, bone, cutout, instance, spacing_mm, rng):
-                used.add(instance)
                 volume = int(cutout.mask.sum())
                 pasted.append(
                     lesion.model_copy(update={"instance": instance, "volume_voxel": volume})
@@ -147,6 +151,12 @@ class PatchDataset(Dataset[Sample]):
 
     def _normalised(self, hu: npt.NDArray[np.int16]) -> Float:
         return normalise(hu, self.plan.window_hu, self.plan.mean_hu, self.plan.sd_hu)
+
+
+def _free_instance(lesions: Sequence[StoredLesion]) -> int:
+    """The lowest id that no lesion has."""
+    used = {lesion.instance for lesion in lesions}
+    return next(free for free in count(1) if free not in used)
 
 
 def _require_planned_grid(case: StoredCase, plan: Plan) -> None:

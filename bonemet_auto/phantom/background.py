@@ -25,9 +25,10 @@ def bone_mask(hu: Array, spacing_mm: Triple) -> npt.NDArray[np.bool_]:
     volumes_mm3 = np.bincount(parts.ravel()) * float(np.prod(spacing_mm))
     keep = volumes_mm3 >= min(_SMALLEST_PART_MM3, volumes_mm3[1:].max(initial=0.0))
     keep[0] = False
-    bone = keep[parts]
-    away = ndimage.distance_transform_edt(~bone, spacing_mm) if bone.any() else np.inf
-    wide = np.asarray(away <= _CLOSING_MM / 2) & bone.any()
+    bone: npt.NDArray[np.bool_] = keep[parts]
+    if not bone.any():
+        return bone
+    wide = ndimage.distance_transform_edt(~bone, spacing_mm) <= _CLOSING_MM / 2
     closed = ndimage.distance_transform_edt(wide, spacing_mm) > _CLOSING_MM / 2
     return _with_marrow(closed | bone, smooth)
 
