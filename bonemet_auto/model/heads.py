@@ -40,6 +40,12 @@ class Trunk:
     strides: list[Index]
     dense_logits: Tensor
 
+    @property
+    def window(self) -> Index:
+        """Voxels (Z, Y, X) of each window."""
+        z, y, x = self.images.shape[2:]
+        return z, y, x
+
     @cached_property
     def probability(self) -> Tensor:
         """(N, 1, Z, Y, X) dense lesion probability, without gradient."""

@@ -128,30 +128,33 @@ class MaskRCNN(nn.Module):
             "dense_entropy": voxel_entropy(trunk.dense_logits, lesion, LESION_WEIGHT),
             "coarse": self.coarse_loss(trunk, lesion),
         }
-        if dense_only:
-            return losses
+        return losses if dense_only else losses | self.detection_losses(trunk, targets, generator)
+
+    def detection_losses(
+        self, trunk: Trunk, targets: list[Targets], generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Losses of the proposals and of the RoI heads; see `forward`."""
         output = self.propose(trunk)
-        losses["rpn_score"], losses["rpn_box"] = self.rpn.losses(
+        rpn_score, rpn_box = self.rpn.losses(
             output, [target.boxes for target in targets], generator
         )
-        window = (images.shape[2], images.shape[3], images.shape[4])
-        proposals = self.rpn.proposals(output, window, PROPOSALS)
+        proposals = self.rpn.proposals(output, trunk.window, PROPOSALS)
         rois = sample_rois(proposals, targets, ROIS_PER_IMAGE, generator)
+        losses = {"rpn_score": rpn_score, "rpn_box": rpn_box}
         return losses | self._roi_losses(trunk, rois, targets)
 
     @torch.no_grad()
     def detect(self, images: Tensor) -> Detections:
         """Find lesions in (N, 1, Z, Y, X) windows of the training patch size."""
         trunk = self.look(images)
-        window = (images.shape[2], images.shape[3], images.shape[4])
         boxes, scores = [], []
         for i, (proposed, _) in enumerate(
-            self.rpn.proposals(self.propose(trunk), window, PROPOSALS)
+            self.rpn.proposals(self.propose(trunk), trunk.window, PROPOSALS)
         ):
             logits, deltas = self.box_head(
                 trunk, proposed, proposed.new_full((len(proposed),), i).long()
             )
-            refined = clip_boxes(decode_boxes(deltas, proposed), window)
+            refined = clip_boxes(decode_boxes(deltas, proposed), trunk.window)
             score = logits.sigmoid()
             kept = nms(refined, score, DETECTION_NMS_IOU)
             kept = kept[score[kept] >= MIN_SCORE]

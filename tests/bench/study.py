@@ -1,0 +1,146 @@
+"""Which parts of the network pay? Equal processor time, paired seeds, two held-out cohorts.
+
+    python -m tests.bench.study ROOT --minutes 6 --seeds 0 1
+
+Makes the cohorts in ROOT on the spot (40 training and 16 test phantoms of size medium, seed 0; with
+`--background CT ...` also 8 real CTs with planted lesions), trains every variant of
+`tests.bench.variants` on fold 0 with every seed, two at a time with one thread each, predicts both
+test cohorts and appends one row per run and cohort to docs/benchmarks/ablation.csv: commit, seed,
+budget and figures. `--table` prints the table of docs/benchmarks.md from what is there.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from pathlib import Path
+
+import pandas as pd
+
+from bonemet_auto.evaluation.evaluate import Evaluation, evaluate_folders
+from tests.bench.variants import VARIANTS
+
+DATASET = "Dataset001_Med"
+COHORTS = {"phantoms": DATASET, "planted": "Dataset002_Planted"}
+CSV = Path(__file__).parents[2] / "docs" / "benchmarks" / "ablation.csv"
+FIGURES = {
+    "patient DSC": ("segmentation", "dsc"),
+    "lesion DSC (missed 0)": ("lesion", "dsc_all"),
+    "sens. 1/8 FP": ("detection", "sensitivity_at_0.125_fp"),
+    "sens. 1 FP": ("detection", "sensitivity_at_1_fp"),
+    "sens. 8 FP": ("detection", "sensitivity_at_8_fp"),
+    "CPM": ("detection", "cpm"),
+    "AP .1": ("detection", "ap_iou_0.1"),
+    "AP .3": ("detection", "ap_iou_0.3"),
+    "AP .5": ("detection", "ap_iou_0.5"),
+    "lesion source AUC": ("lesion", "source_auc"),
+    "patient AUC": ("patient", "auc"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("root", type=Path)
+    parser.add_argument("--minutes", type=float, default=6, help="of one core, for each run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--background", type=Path, nargs="+", default=[])
+    parser.add_argument("--table", action="store_true", help="only print what is there")
+    options = parser.parse_args()
+    if not options.table:
+        make_cohorts(options.root, options.background)
+        runs = list(product(options.seeds, options.variants))
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda run: start(options, *run), runs))
+        append_rows(options, runs)
+    print_table(options)
+
+
+def make_cohorts(root: Path, background: list[Path]) -> None:
+    """Datasets and the plan of the training cohort, unless they are there."""
+    phantom = ["bonemet_phantom", "--size", "medium"]
+    wanted = {DATASET: [*phantom, "--cases", "40", "--test-cases", "16", "--seed", "0"]}
+    if background:
+        flags = ["--cases", "2", "--test-cases", "8", "--seed", "5", "--background"]
+        wanted[COHORTS["planted"]] = [*phantom, *flags, *map(str, background)]
+    for name, command in wanted.items():
+        if not (root / "raw" / name).is_dir():
+            subprocess.run([*command[:1], str(root / "raw" / name), *command[1:]], check=True)
+    plan = ["bonemet_plan_and_preprocess", "-d", "1", "--root", str(root), "--planner", "fast"]
+    subprocess.run(plan, check=True)
+
+
+def start(options: argparse.Namespace, seed: int, variant: str) -> None:
+    """One run in a process of its own, on one thread."""
+    command = [sys.executable, "-m", "tests.bench.study_run", str(options.root), variant]
+    command += [str(seed), str(60 * options.minutes)]
+    began = time.perf_counter()
+    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    print(f"{variant}, seed {seed}: {(time.perf_counter() - began) / 60:.1f} min", flush=True)
+
+
+def run_folder(root: Path, variant: str, seed: int) -> Path:
+    return root / "study" / variant.replace(" ", "_") / f"seed_{seed}"
+
+
+def cohorts_of(root: Path) -> dict[str, Path]:
+    """Annotated test cases of the cohorts that are there."""
+    raw = {cohort: root / "raw" / name / "labelsTs" for cohort, name in COHORTS.items()}
+    return {cohort: path for cohort, path in raw.items() if path.is_dir()}
+
+
+def append_rows(options: argparse.Namespace, runs: list[tuple[int, str]]) -> None:
+    git = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
+    rows = []
+    for (seed, variant), (cohort, reference) in product(runs, cohorts_of(options.root).items()):
+        folder = run_folder(options.root, variant, seed)
+        found = evaluate_folders(folder / cohort, reference)
+        steps = int((folder / "steps").read_text())
+        row = {"commit": commit, "variant": variant, "seed": seed, "cohort": cohort}
+        row |= {"core_minutes": options.minutes, "steps": steps}
+        rows.append(row | {name: value_of(found, name) for name in FIGURES})
+    CSV.parent.mkdir(exist_ok=True)
+    pd.DataFrame(rows).to_csv(
+        CSV, mode="a", header=not CSV.exists(), index=False, float_format="%.3f"
+    )
+
+
+def value_of(found: Evaluation, name: str) -> float | None:
+    group, figure = FIGURES[name]
+    return found.figures[group][figure].value
+
+
+def print_table(options: argparse.Namespace) -> None:
+    """Mean over seeds, and the interval of the first seed's patients."""
+    for cohort, reference in cohorts_of(options.root).items():
+        print(f"\n{cohort}\n| | " + " | ".join(options.variants) + " |")
+        print("| --- |" + " --- |" * len(options.variants))
+        found = {
+            variant: [
+                evaluate_folders(run_folder(options.root, variant, seed) / cohort, reference)
+                for seed in options.seeds
+            ]
+            for variant in options.variants
+        }
+        for name in FIGURES:
+            cells = [cell(found[variant], name) for variant in options.variants]
+            print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+def cell(found: list[Evaluation], name: str) -> str:
+    values = [value for item in found if (value := value_of(item, name)) is not None]
+    if not values:
+        return "-"
+    group, figure = FIGURES[name]
+    first = found[0].figures[group][figure]
+    each = ", ".join(f"{value:.2f}" for value in values)
+    interval = "" if first.low is None else f"; {first.low:.2f}-{first.high:.2f}"
+    return f"{sum(values) / len(values):.2f} ({each}{interval})"
+
+
+if __name__ == "__main__":
+    main()

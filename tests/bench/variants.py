@@ -1,0 +1,106 @@
+"""The network with parts left out, for comparison; all train and predict as the product does."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from bonemet_auto.model import mask_rcnn
+from bonemet_auto.model.heads import Trunk
+from bonemet_auto.model.mask_rcnn import Detections, MaskRCNN, Outlines
+from bonemet_auto.model.roi_sampling import Targets
+from bonemet_auto.schema import NetworkPlan
+
+FUSED_WITH_NOTHING = 2.0
+"""Fusion takes the mean of mask and dense probability: without the latter it would halve masks."""
+
+
+class DenseOnly(MaskRCNN):
+    """Voxels alone: lesions are connected components, and their source is not known."""
+
+    def forward(
+        self,
+        images: Tensor,
+        targets: list[Targets],
+        generator: torch.Generator,
+        dense_only: bool = True,
+    ) -> dict[str, Tensor]:
+        return super().forward(images, targets, generator, dense_only=True)
+
+    @torch.no_grad()
+    def detect(self, images: Tensor) -> Detections:
+        nothing = [images.new_zeros(0, 6) for _ in images]
+        scores = [images.new_zeros(0) for _ in images]
+        return Detections(self.look(images).dense_logits.sigmoid(), nothing, scores)
+
+    @torch.no_grad()
+    def outline(self, images: Tensor, boxes: list[Tensor]) -> list[Outlines]:
+        return [whole_boxes(item) for item in boxes]
+
+
+class WithoutDense(MaskRCNN):
+    """Mask R-CNN by itself: no dense branch, no deep supervision, nothing that reads them."""
+
+    def look(self, images: Tensor, generator: torch.Generator | None = None) -> Trunk:
+        _, maps = self.trunk(images, generator)
+        return Trunk(images, self.neck(maps), self.strides, torch.zeros_like(images[:, 0]))
+
+    def forward(
+        self,
+        images: Tensor,
+        targets: list[Targets],
+        generator: torch.Generator,
+        dense_only: bool = False,
+    ) -> dict[str, Tensor]:
+        return self.detection_losses(self.look(images, generator), targets, generator)
+
+    @torch.no_grad()
+    def detect(self, images: Tensor) -> Detections:
+        found = super().detect(images)
+        return replace(found, dense=torch.zeros_like(found.dense))
+
+    @torch.no_grad()
+    def outline(self, images: Tensor, boxes: list[Tensor]) -> list[Outlines]:
+        found = super().outline(images, boxes)
+        return [replace(item, masks=FUSED_WITH_NOTHING * item.masks) for item in found]
+
+
+class BoxesOnly(WithoutDense):
+    """A box detector with a source head: the mask of a lesion is its box."""
+
+    def forward(
+        self,
+        images: Tensor,
+        targets: list[Targets],
+        generator: torch.Generator,
+        dense_only: bool = False,
+    ) -> dict[str, Tensor]:
+        losses = super().forward(images, targets, generator)
+        return {name: loss for name, loss in losses.items() if name not in ("mask", "quality")}
+
+    @torch.no_grad()
+    def outline(self, images: Tensor, boxes: list[Tensor]) -> list[Outlines]:
+        found = super().outline(images, boxes)
+        return [replace(item, masks=torch.full_like(item.masks, 1.1)) for item in found]
+
+
+VARIANTS = {
+    "full": MaskRCNN,
+    "dense only": DenseOnly,
+    "no dense": WithoutDense,
+    "boxes only": BoxesOnly,
+}
+
+
+def build_variant(name: str, plan: NetworkPlan) -> MaskRCNN:
+    """Network of a plan with parts left out, freshly initialised."""
+    model = mask_rcnn.build_model(plan)
+    # The parts are the same; only what is done with them differs.
+    model.__class__ = VARIANTS[name]
+    return model
+
+
+def whole_boxes(boxes: Tensor) -> Outlines:
+    """Outlines that say nothing: the box itself, no source, no score of their own."""
+    ones = torch.ones(len(boxes))
+    return Outlines(torch.ones(len(boxes), 2, 2, 2), 0.5 * ones, ones, ones)
