@@ -3,8 +3,8 @@
 Trilinear interpolation on a grid whose axes are those of the map is three small matrix products,
 one for each axis, and averaging the samples of a bin is an average of matrix rows. So the cost does
 not depend on the number of samples, and the backward pass is the transposed products. The RoI is
-read from its window of the map only: as a slice per RoI on a CPU, and as one gathered batch
-elsewhere, where a loop would wait for launches.
+read from its window of the map only: as a slice per RoI where a CPU has much to do, and as one
+gathered batch where a loop would be mostly overhead, on a GPU always.
 """
 
 import math
@@ -17,6 +17,9 @@ from torch.autograd.function import once_differentiable
 
 ROI_CELLS_PER_EDGE = 7.0
 """A box should span about as many cells as the box head has bins along an edge."""
+
+_GATHERED_VALUES = 1 << 20
+"""Up to so many values in all windows a CPU gathers them too (measured in bfloat16)."""
 
 _CHUNK = 64
 """RoIs gathered at once, which bounds the memory of the batched form."""
@@ -98,7 +101,7 @@ class _Pool(torch.autograd.Function):
         pooled = features.new_empty(
             len(windows), mz.shape[1], my.shape[1], mx.shape[1], features.shape[-1]
         )
-        if features.device.type == "cpu":
+        if _is_looped(features, (mz, my, mx)):
             for roi, where, (rz, ry, rx) in _slices(windows, mz, my, mx):
                 pooled[roi] = _interpolate(features[where][None], rz, ry, rx)[0]
         else:
@@ -118,7 +121,7 @@ class _Pool(torch.autograd.Function):
         dtype = torch.promote_types(grad.dtype, torch.float32)
         total = grad.new_zeros(ctx.feature_shape, dtype=dtype)
         with torch.autocast(grad.device.type, enabled=False):
-            if grad.device.type == "cpu":
+            if _is_looped(grad, (mz, my, mx)):
                 for roi, where, (rz, ry, rx) in _slices(windows, mz, my, mx):
                     total[where] += _spread(grad[roi][None], rz, ry, rx)[0]
             else:
@@ -127,6 +130,12 @@ class _Pool(torch.autograd.Function):
                     spread = _spread(grad[rois], mz[rois], my[rois], mx[rois])
                     rows.index_add_(0, cells.flatten(), spread.flatten(0, 3).to(dtype))
         return total.to(grad.dtype), None, None, None, None
+
+
+def _is_looped(values: Tensor, matrices: tuple[Tensor, Tensor, Tensor]) -> bool:
+    """Whether RoIs are worked one by one."""
+    cells = len(matrices[0]) * math.prod(matrix.shape[2] for matrix in matrices)
+    return values.device.type == "cpu" and cells * values.shape[-1] > _GATHERED_VALUES
 
 
 def _slices(

@@ -18,6 +18,15 @@ BOX = st.tuples(*[st.floats(-8, 20)] * 3, *[st.floats(0, 16)] * 3).map(
 )
 
 
+@pytest.fixture(params=["looped", "gathered"], autouse=True, scope="module")
+def both_ways(request):
+    """A CPU works many values RoI by RoI and few ones as one batch; each way for all tests."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, "_GATHERED_VALUES", 0 if request.param == "looped" else 1 << 40)
+        yield
+
+
+
 def read(volume, point):
     """Trilinear reading of (C, Z, Y, X) at a point in cells, edge values outside: eight corners."""
     total = 0
