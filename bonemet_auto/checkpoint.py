@@ -1,5 +1,6 @@
 """Checkpoints: written atomically, read without running any code in them."""
 
+import logging
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from bonemet_auto.errors import ModelError
+from bonemet_auto.errors import BonemetError, ModelError
 from bonemet_auto.files import atomic_write, require_file
 
 CHECKPOINT_NAME = "checkpoint_last.pt"
+PREVIOUS_NAME = "checkpoint_previous.pt"
 FORMAT_VERSION = 1
+logger = logging.getLogger(__name__)
+
 _PARTS = frozenset(("progress", "model", "ema", "optimizer"))
 _UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError)
 """What torch.load raises besides pickle's own error, depending on which byte is wrong."""
@@ -35,7 +39,10 @@ def save_checkpoint(
     ema: nn.Module,
     optimizer: dict[str, Any],
 ) -> None:
-    """Write all that is needed to go on, and the averaged weights that prediction uses."""
+    """Write all that is needed to go on, and the averaged weights that prediction uses.
+
+    The checkpoint before it is kept beside it.
+    """
     content = {
         "format_version": FORMAT_VERSION,
         "progress": vars(progress),
@@ -43,18 +50,40 @@ def save_checkpoint(
         "ema": ema.state_dict(),
         "optimizer": optimizer,
     }
-    with atomic_write(folder / CHECKPOINT_NAME) as temporary:
+    path = folder / CHECKPOINT_NAME
+    with atomic_write(path) as temporary:
         torch.save(content, temporary)
+        if path.is_file():
+            path.replace(folder / PREVIOUS_NAME)
 
 
-def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any]:
+def load_to_resume(folder: Path, device: torch.device) -> dict[str, Any]:
+    """The last checkpoint, or the one before it where that is broken or gone, said in the log.
+
+    Raises:
+        DataError: there is none.
+        ModelError: neither can be used.
+    """
+    try:
+        return load_checkpoint(folder, device)
+    except BonemetError as broken:
+        if not (folder / PREVIOUS_NAME).is_file():
+            raise
+        content = load_checkpoint(folder, device, PREVIOUS_NAME)
+        logger.warning("%s It goes on from %s.", broken, folder / PREVIOUS_NAME)
+        return content
+
+
+def load_checkpoint(
+    folder: Path, device: torch.device, name: str = CHECKPOINT_NAME
+) -> dict[str, Any]:
     """Read a checkpoint.
 
     Raises:
         DataError: there is none.
         ModelError: it is broken or of another format.
     """
-    path = require_file(folder / CHECKPOINT_NAME, "Train the fold first (bonemet_train).")
+    path = require_file(folder / name, "Train the fold first (bonemet_train).")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except (*_UNREADABLE, pickle.UnpicklingError) as broken:

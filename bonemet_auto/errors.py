@@ -4,11 +4,12 @@
     |-- DataError     the user's files: missing, broken, inconsistent
     |-- PlanError     a plan that no dataset, network or memory can satisfy
     |-- ModelError    a checkpoint or model folder that cannot be used
-    `-- UsageError    flags and environment
+    |-- UsageError    flags and environment
+    `-- StoppedError  a run was asked to stop, and can go on from where it stopped
 
 A message says what is wrong, where (case, file), what was found against what was expected, and what
-to do. Commands print it as one line and exit with 2; any other exception is our bug and exits with
-1.
+to do. Commands print it as one line and exit with 2, with 4 if the run was stopped; any other
+exception is our bug and exits with 1.
 """
 
 
@@ -30,3 +31,7 @@ class ModelError(BonemetError):
 
 class UsageError(BonemetError):
     """A flag, or the environment, asks for something that cannot be."""
+
+
+class StoppedError(BonemetError):
+    """A run ended early because it was asked to; its state is saved."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bonemet_auto import __version__
-from bonemet_auto.errors import BonemetError, UsageError
+from bonemet_auto.errors import BonemetError, StoppedError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +71,9 @@ def run_command(
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         return work(options)
+    except StoppedError as stopped:
+        print(f"{parser.prog}: {stopped}", file=sys.stderr)
+        return EXIT_STOPPED
     except BonemetError as error:
         if options.verbose:
             logging.exception("%s failed", parser.prog)

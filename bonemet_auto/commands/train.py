@@ -63,6 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="start from the weights of another trained fold: what fits by name and shape is "
         "taken, depthwise kernels of another size are interpolated",
     )
+    parser.add_argument(
+        "--max-time",
+        type=parse_duration,
+        metavar="8h",
+        help="stop after so long with a checkpoint and exit code 4, to go on with --resume",
+    )
     start = parser.add_mutually_exclusive_group()
     start.add_argument(
         "--resume",
@@ -138,7 +144,8 @@ def _train(options: argparse.Namespace) -> int:
     model = build_model(plan.network)
     if initial is not None:
         _initialise(model, initial, options.init_weights)
-    average = train(model, plan, dataset, folder, progress, device, workers, options.resume)
+    left_s = None if options.max_time is None else options.max_time - time.perf_counter() + started
+    average = train(model, plan, dataset, folder, progress, device, workers, options.resume, left_s)
     return _conclude(validate_fold(average, plan, raw, validation_cases, folder, device), folder)
 
 
@@ -222,13 +229,14 @@ def _claim_folder(folder: Path, plan: "Plan", options: argparse.Namespace) -> "P
 
     from bonemet_auto.checkpoint import (
         CHECKPOINT_NAME,
+        PREVIOUS_NAME,
         Progress,
-        load_checkpoint,
+        load_to_resume,
         progress_of,
     )
     from bonemet_auto.schema import Plan, read_json
 
-    exists = (folder / CHECKPOINT_NAME).is_file()
+    exists = any((folder / name).is_file() for name in (CHECKPOINT_NAME, PREVIOUS_NAME))
     if options.resume and not exists:
         raise UsageError(f"nothing to resume in {folder}; leave --resume out to start")
     if exists and not (options.resume or options.overwrite):
@@ -242,7 +250,7 @@ def _claim_folder(folder: Path, plan: "Plan", options: argparse.Namespace) -> "P
             f"plan {plan.name} is not the one in {folder / 'plan.json'}, with which the run began. "
             "Bring it back to go on, or start over with --overwrite."
         )
-    return progress_of(load_checkpoint(folder, torch.device("cpu")))
+    return progress_of(load_to_resume(folder, torch.device("cpu")))
 
 
 def _length(
@@ -273,11 +281,11 @@ def _start_folder(plan: "Plan", raw: Path, folder: Path) -> None:
 
     What an earlier run left goes first: its checkpoint must not be resumed with another plan.
     """
-    from bonemet_auto.checkpoint import CHECKPOINT_NAME
+    from bonemet_auto.checkpoint import CHECKPOINT_NAME, PREVIOUS_NAME
     from bonemet_auto.files import require_file, write_text
     from bonemet_auto.schema import write_json
 
-    for stale in (CHECKPOINT_NAME, "operating_point.json"):
+    for stale in (CHECKPOINT_NAME, PREVIOUS_NAME, "operating_point.json"):
         (folder / stale).unlink(missing_ok=True)
     write_json(folder / "plan.json", plan)
     source = require_file(raw / "dataset.json", "The raw dataset must be in place.")

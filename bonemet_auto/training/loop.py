@@ -15,13 +15,14 @@ from tqdm import tqdm
 
 from bonemet_auto.checkpoint import (
     CHECKPOINT_NAME,
+    PREVIOUS_NAME,
     Progress,
-    load_checkpoint,
+    load_to_resume,
     progress_of,
     save_checkpoint,
 )
 from bonemet_auto.data.loader import Batch, PatchDataset, batches
-from bonemet_auto.errors import ModelError
+from bonemet_auto.errors import ModelError, StoppedError
 from bonemet_auto.model.convnext import compile_pointwise
 from bonemet_auto.model.fpn import fusion_weights
 from bonemet_auto.model.precision import mixed_precision
@@ -37,6 +38,7 @@ from bonemet_auto.training.schedule import (
     learning_rate,
     loss_weights,
 )
+from bonemet_auto.training.stop import Stop
 from bonemet_auto.training.watch import doubts
 
 logger = logging.getLogger(__name__)
@@ -152,6 +154,7 @@ def train(
     device: torch.device,
     workers: int,
     resume: bool,
+    max_time_s: float | None = None,
 ) -> Network:
     """Train up to `progress.total_steps` and return the averaged network.
 
@@ -164,12 +167,14 @@ def train(
         device: where to train.
         workers: loader processes; 0 loads in this one.
         resume: go on from the last checkpoint in `folder`.
+        max_time_s: stop after so many seconds, to be resumed.
 
     Raises:
         ModelError: the loss is not finite, or the checkpoint cannot be used.
+        StoppedError: asked to stop (see `Stop`); the checkpoint holds the step reached.
     """
     if resume:
-        content = load_checkpoint(folder, device)
+        content = load_to_resume(folder, device)
         progress = progress_of(content)
     trainer = Trainer(
         model, plan.training, plan.batch_size, progress.total_steps, progress.seed, device
@@ -180,18 +185,28 @@ def train(
     ends = epoch_ends(progress.total_steps, progress.epochs)
     log = TrainingLog(folder, first_epoch=sum(end <= progress.step for end in ends))
     loader = batches(dataset, progress.step, progress.total_steps, plan.batch_size, workers)
-    stream = iter(loader)
-    with tqdm(total=progress.total_steps, initial=progress.step, unit="step", disable=None) as bar:
+    bar = tqdm(total=progress.total_steps, initial=progress.step, unit="step", disable=None)
+    with Stop(folder, max_time_s) as stop, bar:
+        with stop.sheltered():
+            stream = iter(loader)
         for epoch, end in enumerate(ends):
-            if end > progress.step:
-                row = _epoch(trainer, stream, progress.step, end, bar)
+            if end <= progress.step:
+                continue
+            row, reached = _epoch(trainer, stream, progress.step, end, bar, stop)
+            progress = replace(progress, step=reached)
+            if reached == end:
                 log.add({"epoch": epoch, "step": end, **row, **fusion_weights(trainer.model)})
                 for doubt in doubts(log.rows, progress.total_steps):
                     logger.warning(doubt)
-                progress = replace(progress, step=end)
-                state = trainer.optimizer.state_dict()
-                save_checkpoint(folder, progress, trainer.model, trainer.ema, state)
-                logger.debug("epoch %d: %s", epoch, row)
+            state = trainer.optimizer.state_dict()
+            save_checkpoint(folder, progress, trainer.model, trainer.ema, state)
+            logger.debug("epoch %d, step %d: %s", epoch, reached, row)
+            if (reason := stop.reason()) and reached < progress.total_steps:
+                raise StoppedError(
+                    f"stopped by {reason} after step {reached} of {progress.total_steps}; the same "
+                    "command with --resume goes on from there"
+                )
+    (folder / PREVIOUS_NAME).unlink(missing_ok=True)
     return trainer.ema
 
 
@@ -214,9 +229,14 @@ def epoch_ends(total_steps: int, epochs: int) -> list[int]:
 
 
 def _epoch(
-    trainer: Trainer[Network], stream: Iterator[Batch], first: int, end: int, bar: "tqdm[None]"
-) -> dict[str, float]:
-    """Run the steps of one epoch; mean losses and times."""
+    trainer: Trainer[Network],
+    stream: Iterator[Batch],
+    first: int,
+    end: int,
+    bar: "tqdm[None]",
+    stop: Stop,
+) -> tuple[dict[str, float], int]:
+    """Run the steps of one epoch, or of what is left of it; mean losses and times, last step."""
     values: dict[str, list[float]] = {}
     waited_s, started = 0.0, time.perf_counter()
     for number in range(first, end):
@@ -228,14 +248,17 @@ def _epoch(
         for name, value in zip(losses, numbers, strict=True):
             values.setdefault(name, []).append(value)
         bar.update()
-    n = end - first
+        if stop.reason():
+            break
+    n = number + 1 - first
     means = {name: sum(many) / len(many) for name, many in values.items()}
     bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
-    return means | {
+    times = {
         "learning_rate": trainer.optimizer.learning_rate,
         "step_s": (time.perf_counter() - started) / n,
         "loader_wait_s": waited_s / n,
     }
+    return means | times, number + 1
 
 
 def _to_device(batch: Batch, device: torch.device) -> tuple[Tensor, list[Targets]]:

@@ -74,7 +74,12 @@ def blocks() -> None:
         if not half:
             assert_same(["output", "input", *parameters], ours(), naive())
         size, number = ", ".join(map(str, BLOCK_SHAPE)), "bfloat16" if half else "float32"
-        compare(f"block [{size}] k={edge} {number} to the textbook's", ours, naive, AIM if edge == 7 else None)
+        compare(
+            f"block [{size}] k={edge} {number} to the textbook's",
+            ours,
+            naive,
+            AIM if edge == 7 else None,
+        )
 
 
 def textbook_block(x, p):

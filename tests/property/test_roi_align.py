@@ -26,7 +26,6 @@ def both_ways(request):
         yield
 
 
-
 def read(volume, point):
     """Trilinear reading of (C, Z, Y, X) at a point in cells, edge values outside: eight corners."""
     total = 0

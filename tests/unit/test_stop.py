@@ -1,0 +1,54 @@
+import os
+import signal
+import threading
+
+import pytest
+
+from bonemet_auto.training import stop as module
+from bonemet_auto.training.stop import Stop
+
+
+@pytest.mark.parametrize(("number", "said"), [("SIGINT", "Ctrl-C"), ("SIGTERM", "SIGTERM")])
+def test_a_signal_asks_to_stop_and_is_given_back(tmp_path, number, said):
+    number = getattr(signal, number)
+    before = signal.getsignal(number)
+    with Stop(tmp_path) as stop:
+        assert stop.reason() is None
+        os.kill(os.getpid(), number)
+        assert stop.reason() == said
+        if number == signal.SIGINT:
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), number)
+    assert signal.getsignal(number) == before
+
+
+def test_a_file_asks_once_and_one_of_before_does_not_count(tmp_path):
+    (tmp_path / "stop").touch()
+    with Stop(tmp_path) as stop:
+        assert stop.reason() is None
+        (tmp_path / "stop").touch()
+        assert str(tmp_path / "stop") in stop.reason()
+        assert not (tmp_path / "stop").exists() and stop.reason()
+
+
+def test_time_runs_out(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    stop = Stop(tmp_path, 5.0)
+    assert stop.reason() is None
+    now[0] = 105.0
+    assert stop.reason() == "--max-time"
+    assert Stop(tmp_path).reason() is None
+
+
+def test_beside_the_main_thread_signals_are_left_alone(tmp_path):
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def enter():
+        with Stop(tmp_path):
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert seen == [before]
