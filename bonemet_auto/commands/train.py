@@ -15,18 +15,24 @@ from bonemet_auto.commands.common import (
     command_parser,
     run_command,
 )
+from bonemet_auto.commands.fold_folder import (
+    FINISHED_NAME,
+    claim_folder,
+    has_checkpoint,
+    start_folder,
+)
 from bonemet_auto.errors import UsageError
 from bonemet_auto.files import data_root, find_dataset, preprocessed_folder, results_folder
 
 if TYPE_CHECKING:
     import torch
 
-    from bonemet_auto.checkpoint import Progress
     from bonemet_auto.data.loader import PatchDataset
     from bonemet_auto.schema import OperatingPoint, Plan, StoredCase
 
 logger = logging.getLogger(__name__)
 
+ALL_FOLDS = "all_folds"
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -37,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "Train one fold of a planned and preprocessed dataset, then predict its validation cases.",
     )
     parser.add_argument("dataset", help="number, name or folder name of the dataset")
-    parser.add_argument("fold", type=int, help="fold number, 0 to 4")
+    parser.add_argument(
+        "fold", type=_fold, help="fold number, 0 to 4, or all_folds: one after the other"
+    )
     add_root(parser)
     parser.add_argument("-p", "--plan-name", default="default", help="plan to train")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -101,11 +109,55 @@ def natural(text: str) -> int:
     return int(text)
 
 
+def _fold(text: str) -> int | None:
+    """A fold's number; None for all of them."""
+    if text == ALL_FOLDS:
+        return None
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is no fold; write 0 to 4 or {ALL_FOLDS}")
+    return int(text)
+
+
 def _train(options: argparse.Namespace) -> int:
     started = time.perf_counter()
-    from bonemet_auto.processor import default_workers, tune_processor
+    from bonemet_auto.processor import tune_processor
 
     tune_processor()
+    return _train_fold(options, started) if options.fold is not None else _train_all(options)
+
+
+def _train_all(options: argparse.Namespace) -> int:
+    """All folds in turn; with `--resume` those that are not finished."""
+    from bonemet_auto.schema import Splits, read_json
+
+    ends = None if options.max_time is None else time.perf_counter() + options.max_time
+    root = data_root(options.root)
+    name = find_dataset(root, options.dataset)
+    remedy = f"Run bonemet_plan_and_preprocess -d {name} first."
+    splits = read_json(preprocessed_folder(root, name) / "splits.json", Splits, remedy)
+    results = results_folder(root, name, options.plan_name)
+    folds = {fold: results / f"fold_{fold}" for fold in range(len(splits.validation))}
+    begun = [str(folder) for folder in folds.values() if has_checkpoint(folder)]
+    if begun and not (options.resume or options.overwrite):
+        raise UsageError(
+            f"{', '.join(begun)} hold trained folds; --resume goes on with them and leaves the "
+            "finished ones, --overwrite starts over"
+        )
+    if options.resume and not begun:
+        raise UsageError(f"nothing to resume in {results}; leave --resume out to start")
+    outcome = EXIT_DONE
+    for fold, folder in folds.items():
+        if options.resume and (folder / FINISHED_NAME).is_file():
+            logger.info("fold %d is finished: %s", fold, folder)
+            continue
+        goes_on = options.resume and has_checkpoint(folder)
+        now = time.perf_counter()
+        changed = {"fold": fold, "resume": goes_on, "max_time": ends and max(0.0, ends - now)}
+        outcome = max(outcome, _train_fold(argparse.Namespace(**vars(options) | changed), now))
+    return outcome
+
+
+def _train_fold(options: argparse.Namespace, started: float) -> int:
     import torch
 
     from bonemet_auto.checkpoint import Progress
@@ -113,6 +165,7 @@ def _train(options: argparse.Namespace) -> int:
     from bonemet_auto.commands.fold_validation import require_raw_cases, validate_fold
     from bonemet_auto.data.loader import PatchDataset
     from bonemet_auto.model.mask_rcnn import build_model
+    from bonemet_auto.processor import default_workers
     from bonemet_auto.store import read_meta
     from bonemet_auto.training.loop import train
 
@@ -128,14 +181,14 @@ def _train(options: argparse.Namespace) -> int:
     device = pick_device(options.device)
     workers = default_workers() if options.workers is None else options.workers
     initial = _initial_weights(options)
-    progress = _claim_folder(folder, plan, options)
+    progress = claim_folder(folder, plan, options)
     dataset = PatchDataset(cases_folder, training_cases, plan, progress.seed)
     if not options.resume:
         held_out = [read_meta(cases_folder, case) for case in validation_cases]
         spent_s = time.perf_counter() - started
         steps, epochs = _length(options, plan, dataset, held_out, device, workers, spent_s)
         progress = Progress(0, steps, epochs, options.seed)
-        _start_folder(plan, raw, folder)
+        start_folder(plan, raw, folder)
         logger.info(
             "training %s %s fold %d on %s: %d cases, %d steps in %d epochs",
             dataset_name, plan.name, options.fold, device, len(training_cases), steps, epochs,
@@ -223,36 +276,6 @@ def _read_fold(
     return plan, list(training), list(validation)
 
 
-def _claim_folder(folder: Path, plan: "Plan", options: argparse.Namespace) -> "Progress":
-    """Where to begin; refuses to write over a run that nobody said to give up."""
-    import torch
-
-    from bonemet_auto.checkpoint import (
-        CHECKPOINT_NAME,
-        PREVIOUS_NAME,
-        Progress,
-        load_to_resume,
-        progress_of,
-    )
-    from bonemet_auto.schema import Plan, read_json
-
-    exists = any((folder / name).is_file() for name in (CHECKPOINT_NAME, PREVIOUS_NAME))
-    if options.resume and not exists:
-        raise UsageError(f"nothing to resume in {folder}; leave --resume out to start")
-    if exists and not (options.resume or options.overwrite):
-        raise UsageError(
-            f"{folder} holds a trained fold; --resume goes on with it, --overwrite starts over"
-        )
-    if not options.resume:
-        return Progress(0, 0, 0, options.seed)
-    if read_json(folder / "plan.json", Plan, "Start over with --overwrite.") != plan:
-        raise UsageError(
-            f"plan {plan.name} is not the one in {folder / 'plan.json'}, with which the run began. "
-            "Bring it back to go on, or start over with --overwrite."
-        )
-    return progress_of(load_to_resume(folder, torch.device("cpu")))
-
-
 def _length(
     options: argparse.Namespace,
     plan: "Plan",
@@ -274,19 +297,3 @@ def _length(
         left_s = options.time_budget - spent_s
         steps = steps_for_budget(plan, dataset, validation, device, workers, left_s)
     return steps, min(training.epochs, max(1, steps // 10))
-
-
-def _start_folder(plan: "Plan", raw: Path, folder: Path) -> None:
-    """Put in place what prediction needs beside the checkpoint: the folder can then travel alone.
-
-    What an earlier run left goes first: its checkpoint must not be resumed with another plan.
-    """
-    from bonemet_auto.checkpoint import CHECKPOINT_NAME, PREVIOUS_NAME
-    from bonemet_auto.files import require_file, write_text
-    from bonemet_auto.schema import write_json
-
-    for stale in (CHECKPOINT_NAME, PREVIOUS_NAME, "operating_point.json"):
-        (folder / stale).unlink(missing_ok=True)
-    write_json(folder / "plan.json", plan)
-    source = require_file(raw / "dataset.json", "The raw dataset must be in place.")
-    write_text(folder / "dataset.json", source.read_text(encoding="utf-8"))

@@ -256,6 +256,25 @@ def test_another_fold_may_give_the_first_weights(trained, root, capsys, caplog):
     refused(capsys, train(root, "--overwrite", "--init-weights", nowhere), nowhere)
 
 
+def test_all_folds_train_in_turn_and_resume_skips_the_finished_ones(root, capsys, caplog):
+    caplog.set_level(logging.INFO)
+    refused(capsys, train(root, "--resume", fold="all_folds"), "nothing to resume")
+    assert train(root, "--iterations", "2", fold="all_folds") == 0
+    folders = [fold_of(root).with_name(f"fold_{k}") for k in range(5)]
+    assert all((folder / "operating_point.json").is_file() for folder in folders)
+    refused(capsys, train(root, fold="all_folds"), "fold_0", "--resume", "--overwrite")
+    shutil.rmtree(folders[1])
+    (folders[3] / "operating_point.json").unlink()
+    caplog.clear()
+    assert train(root, "--iterations", "3", "--resume", fold="all_folds") == 0
+    assert "fold 0 is finished" in caplog.text and "fold 3 is finished" not in caplog.text
+    steps = [pd.read_csv(folder / "metrics.csv")["step"].tolist()[-1] for folder in folders]
+    assert steps == [2, 3, 2, 2, 2]
+    with pytest.raises(SystemExit) as ended:
+        train(root, fold="every")
+    assert ended.value.code == 2 and "all_folds" in capsys.readouterr().err
+
+
 def test_a_run_that_finds_nothing_ends_with_a_hint(caplog, tmp_path):
     fields = {"score_threshold": 0.5, "patient_threshold": 0.5, "no_lesion_probability": 0.5}
     for sensitivity, hinted in ((0.0, True), (0.5, False), (None, False)):
