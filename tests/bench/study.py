@@ -1,12 +1,14 @@
 """Which parts of the network pay? Equal processor time, paired seeds, two held-out cohorts.
 
-    python -m tests.bench.study ROOT --minutes 6 --seeds 0 1
+    python -m tests.bench.study ROOT --minutes 5 --seeds 0 1
+    python -m tests.bench.study ROOT --minutes 3 --seeds 0 1 --few
 
 Makes the cohorts in ROOT on the spot (40 training and 16 test phantoms of size medium, seed 0; with
 `--background CT ...` also 8 real CTs with planted lesions), trains every variant of
 `tests.bench.variants` on fold 0 with every seed, two at a time with one thread each, predicts both
-test cohorts and appends one row per run and cohort to docs/benchmarks/ablation.csv: commit, seed,
-budget and figures. `--table` prints the table of docs/benchmarks.md from what is there.
+test cohorts and appends one row per run and cohort to docs/benchmarks/studies.csv: commit, seed,
+budget and figures. With `--few` it compares ways to learn from eight scans instead. `--table`
+prints the tables of docs/benchmarks.md from what is there.
 """
 
 import argparse
@@ -21,11 +23,11 @@ from pathlib import Path
 import pandas as pd
 
 from bonemet_auto.evaluation.evaluate import Evaluation, evaluate_folders
-from tests.bench.variants import VARIANTS
+from tests.bench.variants import FEW, PARTS
 
 DATASET = "Dataset001_Med"
 COHORTS = {"phantoms": DATASET, "planted": "Dataset002_Planted"}
-CSV = Path(__file__).parents[2] / "docs" / "benchmarks" / "ablation.csv"
+CSV = Path(__file__).parents[2] / "docs" / "benchmarks" / "studies.csv"
 FIGURES = {
     "patient DSC": ("segmentation", "dsc"),
     "lesion DSC (missed 0)": ("lesion", "dsc_all"),
@@ -46,12 +48,15 @@ def main() -> None:
     parser.add_argument("root", type=Path)
     parser.add_argument("--minutes", type=float, default=6, help="of one core, for each run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--few", action="store_true", help="ways to learn from eight scans")
     parser.add_argument("--background", type=Path, nargs="+", default=[])
     parser.add_argument("--table", action="store_true", help="only print what is there")
     options = parser.parse_args()
+    options.variants = list(FEW if options.few else PARTS)
     if not options.table:
         make_cohorts(options.root, options.background)
+        if options.few:
+            pretrain(options.root, options.minutes)
         runs = list(product(options.seeds, options.variants))
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(lambda run: start(options, *run), runs))
@@ -71,6 +76,12 @@ def make_cohorts(root: Path, background: list[Path]) -> None:
             subprocess.run([*command[:1], str(root / "raw" / name), *command[1:]], check=True)
     plan = ["bonemet_plan_and_preprocess", "-d", "1", "--root", str(root), "--planner", "fast"]
     subprocess.run(plan, check=True)
+
+
+def pretrain(root: Path, minutes: float) -> None:
+    """Weights of a pretraining, on all cores for as many minutes as a run has on one."""
+    command = ["bonemet_pretrain", "1", "--root", str(root), "--overwrite"]
+    subprocess.run([*command, "--time-budget", f"{minutes:g}m"], check=True)
 
 
 def start(options: argparse.Namespace, seed: int, variant: str) -> None:

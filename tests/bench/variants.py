@@ -1,6 +1,6 @@
-"""The network with parts left out, for comparison; all train and predict as the product does."""
+"""What is compared in studies: the network with parts left out, and other ways to train it."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -84,19 +84,42 @@ class BoxesOnly(WithoutDense):
         return [replace(item, masks=torch.full_like(item.masks, 1.1)) for item in found]
 
 
-VARIANTS = {
-    "full": MaskRCNN,
-    "dense only": DenseOnly,
-    "no dense": WithoutDense,
-    "boxes only": BoxesOnly,
+@dataclass(frozen=True)
+class Variant:
+    """One column of a table.
+
+    Attributes:
+        network: what is done with the parts.
+        cases: training scans; None for all.
+        pretrained: start from `bonemet_pretrain` on all training scans.
+        planting: share of windows with a planted lesion.
+    """
+
+    network: type[MaskRCNN] = MaskRCNN
+    cases: int | None = None
+    pretrained: bool = False
+    planting: float = 0.0
+
+
+PARTS = {
+    "full": Variant(),
+    "dense only": Variant(DenseOnly),
+    "no dense": Variant(WithoutDense),
+    "boxes only": Variant(BoxesOnly),
 }
+FEW = {
+    "8 scans": Variant(cases=8),
+    "8 scans pretrained": Variant(cases=8, pretrained=True),
+    "8 scans planted": Variant(cases=8, planting=0.5),
+}
+VARIANTS = PARTS | FEW
 
 
-def build_variant(name: str, plan: NetworkPlan) -> MaskRCNN:
+def build_variant(variant: Variant, plan: NetworkPlan) -> MaskRCNN:
     """Network of a plan with parts left out, freshly initialised."""
     model = mask_rcnn.build_model(plan)
     # The parts are the same; only what is done with them differs.
-    model.__class__ = VARIANTS[name]
+    model.__class__ = variant.network
     return model
 
 
