@@ -60,6 +60,8 @@ def save_checkpoint(
 def load_to_resume(folder: Path, device: torch.device) -> dict[str, Any]:
     """The last checkpoint, or the one before it where that is broken or gone, said in the log.
 
+    A broken one is removed then: the next save must not put it in the place of the good one.
+
     Raises:
         DataError: there is none.
         ModelError: neither can be used.
@@ -70,7 +72,12 @@ def load_to_resume(folder: Path, device: torch.device) -> dict[str, Any]:
         if not (folder / PREVIOUS_NAME).is_file():
             raise
         content = load_checkpoint(folder, device, PREVIOUS_NAME)
-        logger.warning("%s It goes on from %s.", broken, folder / PREVIOUS_NAME)
+        (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+        logger.warning(
+            "%s is missing or broken; training goes on from the checkpoint before it (step %d)",
+            folder / CHECKPOINT_NAME, progress_of(content).step,
+        )  # fmt: skip
+        logger.debug("%s", broken)
         return content
 
 

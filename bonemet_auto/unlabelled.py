@@ -44,14 +44,14 @@ def store_unlabelled(
 
 def _store(case: str, path: Path, plan: Plan, folder: Path) -> str | None:
     """Store one scan unless it is there; the reason if that fails."""
-    parts = f"unlabelled {sha256_file(path)} {plan.spacing_mm}"
-    input_hash = hashlib.sha256(parts.encode()).hexdigest()
-    if _is_stored(case, input_hash, folder):
-        return None
     try:
+        parts = f"unlabelled {sha256_file(path)} {plan.spacing_mm}"
+        input_hash = hashlib.sha256(parts.encode()).hexdigest()
+        if _is_stored(case, input_hash, folder):
+            return None
         scan = read_hu(path)
         planned = to_plan_grid(scan.array, scan.geometry.spacing_mm, plan.spacing_mm)
-    except BonemetError as error:
+    except (BonemetError, OSError) as error:
         return str(error)
     meta = StoredCase(
         case=case,

@@ -187,10 +187,13 @@ def _memory_choice(
         plain = patch_for(False)
     if plain is not None and (np.asarray(plain[0]) * np.asarray(spacing) >= wanted_mm).all():
         return (*plain, False)
-    frugal = patch_for(True)
-    if plain is not None and np.prod(frugal[0]) <= np.prod(plain[0]):
-        return (*plain, False)
-    return (*frugal, True)
+    if plain is None:
+        return (*patch_for(True), True)
+    with suppress(PlanError):
+        frugal = patch_for(True)
+        if np.prod(frugal[0]) > np.prod(plain[0]):
+            return (*frugal, True)
+    return (*plain, False)
 
 
 def _patch(

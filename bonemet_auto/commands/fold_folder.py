@@ -21,6 +21,14 @@ def has_checkpoint(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (CHECKPOINT_NAME, PREVIOUS_NAME))
 
 
+def clear_folder(folder: Path) -> None:
+    """Remove what would let an earlier run pass for the one that is to come."""
+    from bonemet_auto.checkpoint import CHECKPOINT_NAME, PREVIOUS_NAME
+
+    for stale in (FINISHED_NAME, PREVIOUS_NAME, CHECKPOINT_NAME):
+        (folder / stale).unlink(missing_ok=True)
+
+
 def claim_folder(folder: Path, plan: "Plan", options: argparse.Namespace) -> "Progress":
     """Where to begin; refuses to write over a run that nobody said to give up."""
     import torch
@@ -32,9 +40,7 @@ def claim_folder(folder: Path, plan: "Plan", options: argparse.Namespace) -> "Pr
     if options.resume and not exists:
         raise UsageError(f"nothing to resume in {folder}; leave --resume out to start")
     if exists and not (options.resume or options.overwrite):
-        raise UsageError(
-            f"{folder} holds a trained fold; --resume goes on with it, --overwrite starts over"
-        )
+        raise UsageError(f"{folder} holds a run; --resume goes on with it, --overwrite starts over")
     if not options.resume:
         return Progress(0, 0, 0, options.seed)
     if read_json(folder / "plan.json", Plan, "Start over with --overwrite.") != plan:
@@ -50,12 +56,10 @@ def start_folder(plan: "Plan", raw: Path, folder: Path) -> None:
 
     What an earlier run left goes first: its checkpoint must not be resumed with another plan.
     """
-    from bonemet_auto.checkpoint import CHECKPOINT_NAME, PREVIOUS_NAME
     from bonemet_auto.files import require_file, write_text
     from bonemet_auto.schema import write_json
 
-    for stale in (CHECKPOINT_NAME, PREVIOUS_NAME, FINISHED_NAME):
-        (folder / stale).unlink(missing_ok=True)
+    clear_folder(folder)
     write_json(folder / "plan.json", plan)
     source = require_file(raw / "dataset.json", "The raw dataset must be in place.")
     write_text(folder / "dataset.json", source.read_text(encoding="utf-8"))

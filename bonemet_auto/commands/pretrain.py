@@ -13,8 +13,9 @@ from bonemet_auto.commands.common import (
     command_parser,
     run_command,
 )
+from bonemet_auto.commands.fold_folder import claim_folder, clear_folder
 from bonemet_auto.commands.train import natural, parse_duration, positive
-from bonemet_auto.errors import DataError, UsageError
+from bonemet_auto.errors import DataError
 from bonemet_auto.files import (
     data_root,
     find_dataset,
@@ -75,7 +76,7 @@ def _pretrain(options: argparse.Namespace) -> int:
     from bonemet_auto.images import find_images
     from bonemet_auto.model.masked import build_autoencoder
     from bonemet_auto.plan_file import read_plan
-    from bonemet_auto.schema import write_json
+    from bonemet_auto.schema import AugmentationPlan, write_failures, write_json
     from bonemet_auto.training.loop import train
     from bonemet_auto.unlabelled import store_unlabelled
 
@@ -86,18 +87,20 @@ def _pretrain(options: argparse.Namespace) -> int:
     plan = read_plan(planned / "plan.json", remedy)
     folder = results_folder(root, name, options.plan_name) / "pretrained"
     device = pick_device(options.device)
-    progress = _claim(folder, options)
+    progress = claim_folder(folder, plan, options)
     images = find_images(options.input or raw_folder(root, name) / "imagesTr")
     cases, failed = store_unlabelled(images, plan, planned / "unlabelled")
     if not cases:
         raise DataError(f"none of the {len(images)} scans could be read; see the warnings above")
-    seed = options.seed if progress is None else progress.seed
-    dataset = PatchDataset(planned / "unlabelled", cases, plan, seed)
+    plain = plan.model_copy(update={"augmentation": AugmentationPlan()})
+    dataset = PatchDataset(planned / "unlabelled", cases, plain, progress.seed)
     workers = default_workers() if options.workers is None else options.workers
-    if progress is None:
+    if not options.resume:
         progress = _length(options, plan, dataset, device, workers)
+        clear_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "plan.json", plan)
+    write_failures(folder / "failed_cases.json", failed)
     logger.info(
         "pretraining %s %s on %s: %d scans, %d steps",
         name, plan.name, device, len(cases), progress.total_steps,
@@ -107,25 +110,6 @@ def _pretrain(options: argparse.Namespace) -> int:
     train(model, plan, dataset, folder, progress, device, workers, options.resume)
     logger.info("now: bonemet_train %s FOLD --init-weights %s", options.dataset, folder)
     return EXIT_SOME_FAILED if failed else EXIT_DONE
-
-
-def _claim(folder: Path, options: argparse.Namespace) -> "Progress | None":
-    """Where to go on, None for a fresh run; refuses to write over one unasked."""
-    import torch
-
-    from bonemet_auto.checkpoint import CHECKPOINT_NAME, load_checkpoint, progress_of
-
-    exists = (folder / CHECKPOINT_NAME).is_file()
-    if options.resume and not exists:
-        raise UsageError(f"nothing to resume in {folder}; leave --resume out to start")
-    if exists and not (options.resume or options.overwrite):
-        raise UsageError(
-            f"{folder} holds a pretraining; --resume goes on with it, --overwrite starts over"
-        )
-    if options.resume:
-        return progress_of(load_checkpoint(folder, torch.device("cpu")))
-    (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
-    return None
 
 
 def _length(

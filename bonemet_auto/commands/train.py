@@ -18,9 +18,11 @@ from bonemet_auto.commands.common import (
 from bonemet_auto.commands.fold_folder import (
     FINISHED_NAME,
     claim_folder,
+    clear_folder,
     has_checkpoint,
     start_folder,
 )
+from bonemet_auto.commands.initial_weights import initial_weights, initialise
 from bonemet_auto.errors import UsageError
 from bonemet_auto.files import data_root, find_dataset, preprocessed_folder, results_folder
 
@@ -67,8 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--init-weights",
         type=Path,
-        metavar="FOLD_FOLDER",
-        help="start from the weights of another trained fold: what fits by name and shape is "
+        metavar="FOLDER",
+        help="start from the weights of another run: what fits by name and shape is "
         "taken, depthwise kernels of another size are interpolated",
     )
     parser.add_argument(
@@ -145,14 +147,21 @@ def _train_all(options: argparse.Namespace) -> int:
         )
     if options.resume and not begun:
         raise UsageError(f"nothing to resume in {results}; leave --resume out to start")
+    if options.overwrite:
+        # Of all, before the first starts: --resume must not take an old one for finished.
+        for folder in folds.values():
+            clear_folder(folder)
     outcome = EXIT_DONE
     for fold, folder in folds.items():
-        if options.resume and (folder / FINISHED_NAME).is_file():
-            logger.info("fold %d is finished: %s", fold, folder)
-            continue
         goes_on = options.resume and has_checkpoint(folder)
+        if goes_on and (folder / FINISHED_NAME).is_file():
+            claim_folder(folder, _read_fold(root, name, options.plan_name, fold)[0], options)
+            logger.info("fold %d is finished: %s", fold, folder)
+            outcome = max(outcome, _outcome(folder))
+            continue
         now = time.perf_counter()
         changed = {"fold": fold, "resume": goes_on, "max_time": ends and max(0.0, ends - now)}
+        changed |= {"init_weights": None if goes_on else options.init_weights}
         outcome = max(outcome, _train_fold(argparse.Namespace(**vars(options) | changed), now))
     return outcome
 
@@ -180,7 +189,7 @@ def _train_fold(options: argparse.Namespace, started: float) -> int:
     folder = results_folder(root, dataset_name, options.plan_name) / f"fold_{options.fold}"
     device = pick_device(options.device)
     workers = default_workers() if options.workers is None else options.workers
-    initial = _initial_weights(options)
+    initial = initial_weights(options, root, dataset_name)
     progress = claim_folder(folder, plan, options)
     dataset = PatchDataset(cases_folder, training_cases, plan, progress.seed)
     if not options.resume:
@@ -196,48 +205,10 @@ def _train_fold(options: argparse.Namespace, started: float) -> int:
     torch.manual_seed(progress.seed)
     model = build_model(plan.network)
     if initial is not None:
-        _initialise(model, initial, options.init_weights)
+        initialise(model, initial, options.init_weights)
     left_s = None if options.max_time is None else options.max_time - time.perf_counter() + started
     average = train(model, plan, dataset, folder, progress, device, workers, options.resume, left_s)
     return _conclude(validate_fold(average, plan, raw, validation_cases, folder, device), folder)
-
-
-def _initial_weights(options: argparse.Namespace) -> "dict[str, torch.Tensor] | None":
-    """Weights that `--init-weights` names; read before any work."""
-    import torch
-
-    from bonemet_auto.checkpoint import load_checkpoint
-
-    if options.init_weights is None:
-        return None
-    if options.resume:
-        raise UsageError("--resume goes on with its own weights; leave --init-weights out")
-    given: Path = options.init_weights
-    folder = given.parent if given.is_file() else given
-    weights: dict[str, torch.Tensor] = load_checkpoint(folder, torch.device("cpu"))["ema"]
-    return weights
-
-
-def _initialise(model: "torch.nn.Module", weights: "dict[str, torch.Tensor]", source: Path) -> None:
-    from bonemet_auto.errors import ModelError
-    from bonemet_auto.model.transfer import transfer_weights
-
-    try:
-        done = transfer_weights(model, weights)
-    except ModelError as nothing:
-        raise ModelError(
-            f"--init-weights {source}: {nothing}. Give a fold of this program."
-        ) from None
-    logger.info(
-        "weights of %s: %d taken, %d kernels resized, %d left fresh%s, %d unused",
-        source, len(done.taken), len(done.resized), len(done.fresh), _some(done.fresh),
-        len(done.unused),
-    )  # fmt: skip
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-    return f" ({shown})" if names else ""
 
 
 def _conclude(point: "OperatingPoint", folder: Path) -> int:
@@ -250,6 +221,11 @@ def _conclude(point: "OperatingPoint", folder: Path) -> int:
             "no lesion of the validation cases was found; progress.png shows whether the network "
             "was still learning (train longer) or never began to"
         )
+    return _outcome(folder)
+
+
+def _outcome(folder: Path) -> int:
+    """Exit code of a finished fold."""
     failed = (folder / "validation" / "failed_cases.json").is_file()
     return EXIT_SOME_FAILED if failed else EXIT_DONE
 

@@ -16,7 +16,7 @@ from bonemet_auto.schema import StoredLesion
 from bonemet_auto.store import Int16Array
 
 APART_MM = 4.0
-"""Least distance of a planted lesion's centre from an annotated lesion."""
+"""Least distance of a planted lesion's seed from an annotated lesion, which it must not reach."""
 NOISE_GRAIN_VOXEL = 0.7
 _LOWEST_HU, _HIGHEST_HU = -1024, 3071
 
@@ -43,10 +43,10 @@ def plant(
     changed = hu.astype(np.float32)
     noise = scanner_noise(rng, hu.shape, noise_sd(changed), NOISE_GRAIN_VOXEL)
     planted, _ = plant_lesions(changed, bone, spacing_mm, [is_lung], rng, noise)
-    new = (planted > 0) & (instances == 0)
-    if not new.any():
+    new = planted > 0
+    touched = ndimage.binary_dilation(new, iterations=3)
+    if not new.any() or (instances[touched] > 0).any():
         return None
-    touched = ndimage.binary_dilation(planted > 0, iterations=3) & (instances == 0)
     hu[touched] = np.clip(np.rint(changed[touched]), _LOWEST_HU, _HIGHEST_HU)
     instances[new] = instance
     z, y, x = ndimage.find_objects(new.astype(np.uint8))[0]

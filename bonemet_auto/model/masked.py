@@ -3,9 +3,9 @@
 Most blocks of a window are hidden, and the network has to guess them from the rest. As in FCMAE
 (Woo et al. 2023, "ConvNeXt V2") hidden cells stay hidden in every stage of the trunk: their values
 are put back to zero after each stage, which is what a sparse convolution would give. Ours decodes
-through the neck and the dense branch down to voxels, so that these are trained too (Wald et al.
-2024, "Revisiting MAE pre-training for 3D medical image segmentation"). Parameters are named as in
-`MaskRCNN`, so `transfer_weights` takes them by name.
+through the neck's way down and the dense branch to voxels, so that these are trained too (Wald et
+al. 2024, "Revisiting MAE pre-training for 3D medical image segmentation"). Parameters are named as
+in `MaskRCNN`, so `transfer_weights` takes them by name.
 """
 
 from collections.abc import Sequence

@@ -54,7 +54,7 @@ def transfer_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> Transfe
             resized.append(name)
         else:
             fresh.append(name)
-    if not taken:
+    if not (taken or resized):
         raise ModelError("no parameter has the name and shape of one in the given weights")
     unused = tuple(name for name in weights if name not in own)
     return Transfer(tuple(taken), tuple(resized), tuple(fresh), unused)

@@ -201,10 +201,11 @@ def train(
             state = trainer.optimizer.state_dict()
             save_checkpoint(folder, progress, trainer.model, trainer.ema, state)
             logger.debug("epoch %d, step %d: %s", epoch, reached, row)
-            if (reason := stop.reason()) and reached < progress.total_steps:
+            if reason := stop.reason():
                 raise StoppedError(
                     f"stopped by {reason} after step {reached} of {progress.total_steps}; the same "
-                    "command with --resume goes on from there"
+                    "command goes on from there with --resume (in place of --overwrite or "
+                    "--init-weights)"
                 )
     (folder / PREVIOUS_NAME).unlink(missing_ok=True)
     return trainer.ema

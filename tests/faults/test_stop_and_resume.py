@@ -74,10 +74,14 @@ def test_a_stop_within_an_epoch_or_at_its_end_loses_nothing(cases, tmp_path, n_s
     assert not (stopped / PREVIOUS_NAME).exists()
 
 
-def test_a_stop_in_the_last_step_ends_the_run_as_usual(cases, tmp_path, monkeypatch):  # noqa: F811
-    tmp_path.joinpath("run").mkdir()
-    stop_after(monkeypatch, tmp_path / "run", STEPS)
-    assert run(cases, tmp_path / "run", resume=False) is not None
+def test_a_stop_in_the_last_step_leaves_only_the_validation(cases, tmp_path, monkeypatch):  # noqa: F811
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with monkeypatch.context() as patched:
+        stop_after(patched, folder, STEPS)
+        with pytest.raises(StoppedError, match=f"after step {STEPS} of {STEPS}"):
+            run(cases, folder, resume=False)
+    assert run(cases, folder, resume=True) is not None
 
 
 @pytest.mark.parametrize("broken", ["truncated", "gone"])
@@ -100,7 +104,9 @@ def test_a_broken_last_checkpoint_gives_way_to_the_one_before(
     else:
         last.write_bytes(last.read_bytes()[:1000])
     assert progress_of(load_to_resume(stopped, CPU)).step == 4
-    assert PREVIOUS_NAME in caplog.text
+    assert "step 4" in caplog.text and CHECKPOINT_NAME in caplog.text
+    # The broken one is gone, so that the next save cannot put it in the place of the good one.
+    assert not last.exists() and (stopped / PREVIOUS_NAME).is_file()
     run(cases, stopped, resume=True)
     run(cases, tmp_path / "straight", resume=False)
     assert same(stopped, tmp_path / "straight")
@@ -112,8 +118,16 @@ def test_without_one_before_a_broken_checkpoint_is_an_error(tmp_path):
         load_to_resume(tmp_path, CPU)
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
-def test_signals_and_the_time_limit_end_the_command_with_4(prepared, workers):  # noqa: F811
+@pytest.mark.parametrize(
+    ("workers", "number", "said_of_it"),
+    [("0", signal.SIGINT, "Ctrl-C"), ("1", signal.SIGINT, "Ctrl-C"), ("1", signal.SIGTERM, "SIGT")],
+)
+def test_signals_and_the_time_limit_end_the_command_with_4(
+    prepared,  # noqa: F811
+    workers,
+    number,
+    said_of_it,
+):
     root = prepared
     fold = ["1", "1", "--root", str(root), "--device", "cpu", "--workers", workers]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -132,11 +146,11 @@ def test_signals_and_the_time_limit_end_the_command_with_4(prepared, workers):  
     while time.monotonic() < give_up and "training" not in (line := process.stderr.readline()):
         assert process.poll() is None, line
     time.sleep(4)
-    # As the terminal does: to all processes of the group, loader workers too.
-    os.killpg(process.pid, signal.SIGINT)
+    # As a terminal and a cluster do: to all processes of the group, loader workers too.
+    os.killpg(process.pid, number)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 4, said
-    assert "stopped by Ctrl-C" in said and "--resume" in said and "Traceback" not in said
+    assert f"stopped by {said_of_it}" in said and "--resume" in said and "Traceback" not in said
     process = start("--resume", "--max-time", "1s")
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 4 and "--max-time" in said, said

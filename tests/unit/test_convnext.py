@@ -3,6 +3,7 @@ import torch
 from torch._dynamo.utils import counters
 from torch.nn import functional
 
+from bonemet_auto.model import depthwise
 from bonemet_auto.model.convnext import (
     ConvNextBlock,
     ConvNextTrunk,
@@ -290,3 +291,32 @@ def test_compiled_blocks_are_one_graph_for_each_stage_with_the_same_answers_and_
     for (name, p), q in zip(plain.named_parameters(), compiled.parameters(), strict=True):
         error = (p.grad - q.grad).norm() if p.grad is not None else torch.zeros(())
         assert error <= 1e-4 * (1 + (0 if p.grad is None else p.grad.norm())), name
+
+
+@pytest.mark.parametrize("faster", ["split", "native"])
+def test_checkpointed_blocks_may_time_their_convolutions(monkeypatch, faster):
+    """As on a GPU, where the first pass times both ways and the second finds the answer."""
+    seconds = {"split": iter([2.0, 1.0] * 9), "native": iter([1.0, 2.0] * 9)}[faster]
+    time = depthwise._time
+    monkeypatch.setattr(depthwise, "_faster", {})
+    monkeypatch.setattr(
+        depthwise, "_time", lambda run, x, weight: (time(run, x, weight), next(seconds))[1]
+    )
+
+    def forward(self, x):
+        if depthwise.split_is_faster(x, self.weight):
+            return depthwise._SplitDepthwise.apply(x, self.weight, self.bias)
+        return depthwise._native(x, self.weight, self.bias)
+
+    monkeypatch.setattr(depthwise.DepthwiseConv3d, "forward", forward)
+    gradients = []
+    for checkpointed in (False, True):
+        depthwise._faster.clear()
+        torch.manual_seed(0)
+        _, network = trunk(2, checkpointed=checkpointed)
+        shaken(network)
+        x = torch.randn(1, 1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+        network(x)[1][-1].square().sum().backward()
+        gradients.append([p.grad for p in network.parameters() if p.grad is not None])
+    for plain, frugal in zip(*gradients, strict=True):
+        torch.testing.assert_close(frugal, plain)

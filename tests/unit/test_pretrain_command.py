@@ -84,6 +84,9 @@ def test_other_scans_and_broken_ones(root, tmp_path, capsys, caplog):
     (scans / "broken.nii.gz").write_bytes(b"not an image")
     assert pretrain(root, "-i", str(scans), "--iterations", "2") == 3
     assert "broken.nii.gz" in caplog.text
+    listed = (folder_of(root) / "failed_cases.json").read_text()
+    assert "broken" in listed and "one" not in listed
     (scans / "one.nii.gz").unlink()
     refused(capsys, pretrain(root, "-i", str(scans), "--overwrite"), "none of the 1 scans")
     refused(capsys, pretrain(root, "-i", str(tmp_path / "nowhere"), "--overwrite"), "nowhere")
+    assert weights(root), "a refusal must not cost the weights that are there"

@@ -5,13 +5,16 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
 from bonemet_auto.commands import fold_validation, plan_and_preprocess
+from bonemet_auto.commands import train as command
 from bonemet_auto.commands.train import _conclude, main, parse_duration
+from bonemet_auto.errors import StoppedError
 from bonemet_auto.schema import OperatingPoint, Plan, read_json, write_json
 from bonemet_auto.training import budget, log
 from tests.cohort import write_cohort
@@ -270,9 +273,47 @@ def test_all_folds_train_in_turn_and_resume_skips_the_finished_ones(root, capsys
     assert "fold 0 is finished" in caplog.text and "fold 3 is finished" not in caplog.text
     steps = [pd.read_csv(folder / "metrics.csv")["step"].tolist()[-1] for folder in folders]
     assert steps == [2, 3, 2, 2, 2]
+    path = root / "preprocessed" / NAME / "default" / "plan.json"
+    kept = read_json(path, Plan)
+    write_json(path, kept.model_copy(update={"batch_size": 3}))
+    refused(capsys, train(root, "--resume", fold="all_folds"), "plan default is not the one")
+    write_json(path, kept)
     with pytest.raises(SystemExit) as ended:
         train(root, fold="every")
     assert ended.value.code == 2 and "all_folds" in capsys.readouterr().err
+
+
+def test_all_folds_started_over_leave_no_old_fold_for_finished(root, monkeypatch):
+    """Stopped in the first of them; what --resume then trains, and with which weights."""
+    begun = []
+
+    def stopped(options, _started):
+        begun.append((options.fold, options.resume, options.init_weights))
+        raise StoppedError("stopped")
+
+    for fold in (0, 1):
+        assert train(root, "--iterations", "2", fold=str(fold)) == 0
+    source = str(root / "elsewhere")
+    with monkeypatch.context() as patched:
+        patched.setattr(command, "_train_fold", stopped)
+        assert train(root, "--overwrite", "--init-weights", source, fold="all_folds") == 4
+        assert not list(fold_of(root).parent.glob("fold_*/operating_point.json"))
+        (fold_of(root) / "checkpoint_previous.pt").touch()
+        assert train(root, "--resume", "--init-weights", source, fold="all_folds") == 4
+        (fold_of(root) / "checkpoint_previous.pt").unlink()
+        (fold_of(root).with_name("fold_2")).mkdir()
+        (fold_of(root).with_name("fold_2") / "checkpoint_last.pt").touch()
+        assert train(root, "--resume", "--init-weights", source, fold="all_folds") == 4
+    assert begun == [(0, False, Path(source)), (0, True, None), (0, False, Path(source))]
+
+
+def test_weights_of_another_fold_raise_a_warning(root, caplog):
+    assert train(root, "--iterations", "2") == 0
+    for fold, warned in (("0", False), ("1", True)):
+        caplog.clear()
+        flags = ("--iterations", "1", "--overwrite", "--init-weights", str(fold_of(root)))
+        assert train(root, *flags, fold=fold) == 0
+        assert ("validation cases of fold 1" in caplog.text) == warned
 
 
 def test_a_run_that_finds_nothing_ends_with_a_hint(caplog, tmp_path):
