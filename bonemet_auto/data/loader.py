@@ -1,7 +1,6 @@
 """The torch data set: from a sample number to an image and its targets."""
 
 import random
-import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -224,12 +223,11 @@ def batches(
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         multiprocessing_context="spawn" if workers else None,
-        worker_init_fn=_start_worker,
+        worker_init_fn=_one_thread,
         prefetch_factor=PREFETCHED if workers else None,
     )
 
 
-def _start_worker(_worker: int) -> None:
-    """Workers must not fight the model for cores, and end when the process that trains says so."""
+def _one_thread(_worker: int) -> None:
+    """Workers beside the model must not fight it for cores."""
     torch.set_num_threads(1)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -44,6 +44,7 @@ from bonemet_auto.training.watch import doubts
 logger = logging.getLogger(__name__)
 
 MAX_GRADIENT_NORM = 1.0
+_SIGNAL_DELAY_S = 0.5
 
 
 class Trainer(Generic[Network]):
@@ -239,19 +240,22 @@ def _epoch(
 ) -> tuple[dict[str, float], int]:
     """Run the steps of one epoch, or of what is left of it; mean losses and times, last step."""
     values: dict[str, list[float]] = {}
-    waited_s, started = 0.0, time.perf_counter()
+    waited_s, started, reached = 0.0, time.perf_counter(), first
     for number in range(first, end):
         asked = time.perf_counter()
-        batch = next(stream)
+        batch = _next_batch(stream, stop)
+        if batch is None:
+            break
         waited_s += time.perf_counter() - asked
         losses = trainer.step(number, batch)
         numbers = torch.stack(list(losses.values())).tolist()
         for name, value in zip(losses, numbers, strict=True):
             values.setdefault(name, []).append(value)
         bar.update()
+        reached = number + 1
         if stop.reason():
             break
-    n = number + 1 - first
+    n = max(1, reached - first)
     means = {name: sum(many) / len(many) for name, many in values.items()}
     bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
     times = {
@@ -259,7 +263,19 @@ def _epoch(
         "step_s": (time.perf_counter() - started) / n,
         "loader_wait_s": waited_s / n,
     }
-    return means | times, number + 1
+    return means | times, reached
+
+
+def _next_batch(stream: Iterator[Batch], stop: Stop) -> Batch | None:
+    """The next batch; None where the loader was told to end together with this process."""
+    try:
+        return next(stream)
+    except RuntimeError:
+        # A cluster sends SIGTERM to the loader's processes too, and theirs may be seen first.
+        time.sleep(_SIGNAL_DELAY_S)
+        if stop.reason() is None:
+            raise
+        return None
 
 
 def _to_device(batch: Batch, device: torch.device) -> tuple[Tensor, list[Targets]]:

@@ -49,14 +49,18 @@ class Stop:
 
     @contextmanager
     def sheltered(self) -> Iterator[None]:
-        """Processes started meanwhile ignore the signals: they go to all of a group or a job."""
-        for number in self._before:
-            signal.signal(number, signal.SIG_IGN)
+        """Processes started meanwhile ignore Ctrl-C, which a terminal sends to all of them.
+
+        Not SIGTERM, by which the interpreter ends them when it ends.
+        """
+        if signal.SIGINT not in self._before:
+            yield
+            return
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             yield
         finally:
-            for number in self._before:
-                signal.signal(number, self._heard)
+            signal.signal(signal.SIGINT, self._heard)
 
     def reason(self) -> str | None:
         """Why the run should stop now; None where it should go on."""

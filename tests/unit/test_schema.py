@@ -78,7 +78,7 @@ EXAMPLES = [
     schema.Fingerprint.model_validate({"dataset": "D", "cases": [FINGERPRINT]}),
     *(INSPECTED, schema.InspectionMemory(cases=(INSPECTED,))),
     schema.Splits(seed=1, validation=(("a", "b"), ())),
-    *(PLAN, PLAN.network, PLAN.training, PLAN.inference, PLAN.target),
+    *(PLAN, PLAN.network, PLAN.training, PLAN.augmentation, PLAN.inference, PLAN.target),
     *(STORED, STORED.lesions[0], POINT),
     schema.LesionRecord.model_validate(LESION),
     schema.PatientRecord.model_validate(PATIENT),
