@@ -77,4 +77,8 @@ class Stop:
     def _heard(self, number: int, _frame: FrameType | None) -> None:
         if self._signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if number == signal.SIGTERM and hasattr(signal, "SIGCHLD"):
+            # It may have gone to the loader's processes too; their end must not raise an error in
+            # the midst of saving, as torch's handler would.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._signal = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
