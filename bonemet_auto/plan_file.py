@@ -6,7 +6,8 @@ from typing import Any
 
 from bonemet_auto.errors import DataError
 from bonemet_auto.files import require_file
-from bonemet_auto.schema import Plan, parse_json
+from bonemet_auto.plan_schema import Plan
+from bonemet_auto.schema import parse_json
 
 PLAN_NAME = "plan.json"
 INHERITS = "inherits_from"

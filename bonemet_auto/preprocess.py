@@ -24,6 +24,7 @@ from bonemet_auto.errors import BonemetError, DataError
 from bonemet_auto.fingerprint import BODY_THRESHOLD_HU, bone_mask
 from bonemet_auto.geometry import Geometry, Index, Triple
 from bonemet_auto.images import read_hu, read_instances
+from bonemet_auto.plan_schema import Plan
 from bonemet_auto.processor import INTERPRETER_BYTES
 from bonemet_auto.raw_dataset import RawCase, RawDataset, read_case_labels
 from bonemet_auto.resample import GridMap, resample_hu, resample_instances
@@ -33,7 +34,6 @@ from bonemet_auto.schema import (
     FailedCase,
     Fingerprint,
     GeometryRecord,
-    Plan,
     StoredCase,
     StoredLesion,
 )

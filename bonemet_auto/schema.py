@@ -1,4 +1,4 @@
-"""Every JSON file that we read or write, as one frozen model each.
+"""Every JSON file that we read or write but the plan, as one frozen model each.
 
 Files written by people (`dataset.json`, `CASE.json`) may hold keys of their own; files written by
 us may not, so that a typing slip in an edited plan is found at once. `read_json` reports all
@@ -8,9 +8,9 @@ mistakes of a file together, with the path of each field.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from bonemet_auto.errors import BonemetError, DataError
 from bonemet_auto.files import require_file, write_text
@@ -20,24 +20,22 @@ FORMAT_VERSION: Literal[1] = 1
 POSITIVE_CLASS_NAME = "lung_metastasis"
 
 Box = tuple[float, float, float, float, float, float]
-Count = Annotated[int, Field(gt=0)]
-Edge = Annotated[float, Field(gt=0)]
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class _Ours(BaseModel):
+class Ours(BaseModel):
     """Written by this package: unknown keys are mistakes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class _Theirs(BaseModel):
+class Theirs(BaseModel):
     """Written by people or other tools: unknown keys are kept out of our way."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class DatasetInfo(_Theirs):
+class DatasetInfo(Theirs):
     """`dataset.json` of a raw dataset."""
 
     name: str
@@ -71,7 +69,7 @@ class DatasetInfo(_Theirs):
         return self.labels.get(POSITIVE_CLASS_NAME, 1)
 
 
-class CaseLabels(_Theirs):
+class CaseLabels(Theirs):
     """`labelsTr/CASE.json`: the class of each instance id, and what is known of the patient."""
 
     instances: dict[int, int | None]
@@ -79,7 +77,7 @@ class CaseLabels(_Theirs):
     patient_id: str | None = None
 
 
-class GeometryRecord(_Ours):
+class GeometryRecord(Ours):
     """A `Geometry` on file."""
 
     shape: Index
@@ -102,7 +100,7 @@ class GeometryRecord(_Ours):
         return Geometry(self.shape, self.spacing_mm, self.origin_lps_mm, self.direction)
 
 
-class LesionFingerprint(_Ours):
+class LesionFingerprint(Ours):
     """One lesion as annotated, on the scan's own grid; `touching` are ids of its neighbours."""
 
     instance: int
@@ -113,7 +111,7 @@ class LesionFingerprint(_Ours):
     touching: tuple[int, ...]
 
 
-class CaseFingerprint(_Ours):
+class CaseFingerprint(Ours):
     """One training case. Histograms count voxels in `HISTOGRAM_EDGES_HU` bins."""
 
     case: str
@@ -129,7 +127,7 @@ class CaseFingerprint(_Ours):
     lesion_histogram: tuple[int, ...]
 
 
-class Fingerprint(_Ours):
+class Fingerprint(Ours):
     """`preprocessed/D/fingerprint.json`: what the planner knows of a dataset."""
 
     format_version: Literal[1] = FORMAT_VERSION
@@ -141,7 +139,7 @@ Stamp = tuple[int, int] | None
 """Size of a file in bytes and time of its last change in ns; None where it is missing."""
 
 
-class InspectedCase(_Ours):
+class InspectedCase(Ours):
     """What is known of a case without faults, as long as its files have these stamps."""
 
     key: str
@@ -153,7 +151,7 @@ class InspectedCase(_Ours):
     fingerprint: CaseFingerprint | None
 
 
-class InspectionMemory(_Ours):
+class InspectionMemory(Ours):
     """`preprocessed/D/inspection.json`: spares the next run the cases that did not change.
 
     `rules` goes up when the checks or the fingerprint change: what older ones found is void then.
@@ -164,7 +162,7 @@ class InspectionMemory(_Ours):
     cases: tuple[InspectedCase, ...]
 
 
-class Splits(_Ours):
+class Splits(Ours):
     """`preprocessed/D/splits.json`: validation cases of each fold; the others train."""
 
     format_version: Literal[1] = FORMAT_VERSION
@@ -172,119 +170,7 @@ class Splits(_Ours):
     validation: tuple[tuple[str, ...], ...]
 
 
-class NetworkPlan(_Ours):
-    """Shape of the network; all triples are (z, y, x), all per-stage tuples start at the stem.
-
-    `rpn_stages` are indices into the stages; `anchor_sizes` holds, for each of them, box sizes in
-    voxels of the planned spacing. `neck` is the fusion neck, or a plain feature pyramid to compare
-    it with. `checkpointed` blocks compute their inside twice and keep it in memory never.
-    """
-
-    widths: tuple[Count, ...] = Field(min_length=1)
-    depths: tuple[Annotated[int, Field(ge=0)], ...]
-    strides: tuple[tuple[Count, Count, Count], ...]
-    kernels: tuple[tuple[Count, Count, Count], ...]
-    skip_width: Count
-    neck_width: int = Field(ge=2)
-    rpn_stages: tuple[int, ...] = Field(min_length=1)
-    anchor_sizes: tuple[tuple[tuple[Edge, Edge, Edge], ...], ...]
-    drop_path: float = Field(ge=0, lt=1)
-    neck: Literal["fusion", "fpn"] = "fusion"
-    checkpointed: bool = False
-
-    @model_validator(mode="after")
-    def _lengths_agree(self) -> "NetworkPlan":
-        per_stage = {len(self.widths), len(self.depths), len(self.strides), len(self.kernels)}
-        if per_stage != {len(self.widths)}:
-            raise ValueError("widths, depths, strides and kernels need one entry per stage each")
-        if len(self.rpn_stages) != len(self.anchor_sizes):
-            raise ValueError("anchor_sizes needs one list per entry of rpn_stages")
-        if len({len(sizes) for sizes in self.anchor_sizes}) > 1 or not self.anchor_sizes[0]:
-            raise ValueError("anchor_sizes needs lists of one length, one size at least in each")
-        if any(edge % 2 == 0 for kernel in self.kernels for edge in kernel):
-            raise ValueError(f"kernels must have odd edges, found {self.kernels}")
-        if any(stage not in range(len(self.widths)) for stage in self.rpn_stages):
-            raise ValueError(f"rpn_stages must be stage indices below {len(self.widths)}")
-        return self
-
-    def total_stride(self, stage: int) -> Index:
-        """Voxels of the patch per cell of a stage's feature map."""
-        total = [1, 1, 1]
-        for stride in self.strides[: stage + 1]:
-            total = [t * s for t, s in zip(total, stride, strict=True)]
-        return (total[0], total[1], total[2])
-
-
-class TrainingPlan(_Ours):
-    """How long and how fast to train; `learning_rate` is AdamW's peak, Muon's is ten times that.
-
-    `compiled` fuses the voxel-wise part of the blocks by `torch.compile`, on CUDA only.
-    """
-
-    iterations: int = Field(gt=0)
-    epochs: int = Field(gt=0)
-    learning_rate: float = Field(gt=0)
-    weight_decay: float = Field(ge=0)
-    warmup_share: float = Field(ge=0, lt=1)
-    lesion_share: float = Field(ge=0, le=1)
-    compiled: bool = False
-
-
-class AugmentationPlan(_Ours):
-    """What is added to training windows; `planting` is the share that get a synthetic lesion."""
-
-    planting: float = Field(default=0.0, ge=0, le=1)
-
-
-class InferencePlan(_Ours):
-    """How windows are laid over a scan."""
-
-    overlap: float = Field(ge=0, lt=1)
-    mirror_axes: tuple[Literal[0, 1, 2], ...]
-    skip_windows_without_bone: bool
-
-
-class Target(_Ours):
-    """What the plan was made for; `bfloat16` where the device computes in it."""
-
-    device: Literal["cpu", "cuda"]
-    memory_gb: float
-    bfloat16: bool = True
-
-
-class Plan(_Ours):
-    """`plan.json`: the only contract between planning and everything after it."""
-
-    format_version: Literal[1] = FORMAT_VERSION
-    name: str
-    planner: str
-    dataset: str
-    target: Target
-    spacing_mm: tuple[Edge, Edge, Edge]
-    window_hu: tuple[float, float]
-    mean_hu: float
-    sd_hu: float = Field(gt=0)
-    patch_size: tuple[Count, Count, Count]
-    batch_size: Count
-    memory_bytes: int
-    network: NetworkPlan
-    training: TrainingPlan
-    augmentation: AugmentationPlan = AugmentationPlan()
-    inference: InferencePlan
-
-    @model_validator(mode="after")
-    def _patch_fits_strides(self) -> "Plan":
-        total = self.network.total_stride(len(self.network.strides) - 1)
-        if any(p % t for p, t in zip(self.patch_size, total, strict=True)):
-            raise ValueError(
-                f"patch_size {self.patch_size} must be divisible by the total stride {total}"
-            )
-        if self.window_hu[0] >= self.window_hu[1]:
-            raise ValueError(f"window_hu {self.window_hu} must rise")
-        return self
-
-
-class StoredLesion(_Ours):
+class StoredLesion(Ours):
     """One lesion on the planned grid. `is_lung` is None where the source is unknown."""
 
     instance: int
@@ -293,7 +179,7 @@ class StoredLesion(_Ours):
     volume_voxel: int
 
 
-class StoredCase(_Ours):
+class StoredCase(Ours):
     """`cases/CASE.json` beside the case's arrays: how the stored grid lies in the original one.
 
     `sha256` holds the checksums of the arrays' files by name.
@@ -314,7 +200,7 @@ class StoredCase(_Ours):
     sha256: dict[str, str] = {}
 
 
-class OperatingPoint(_Ours):
+class OperatingPoint(Ours):
     """`fold_k/operating_point.json`: thresholds found on the fold's own validation cases."""
 
     format_version: Literal[1] = FORMAT_VERSION
@@ -326,7 +212,7 @@ class OperatingPoint(_Ours):
     fp_per_scan: float | None
 
 
-class LesionRecord(_Ours):
+class LesionRecord(Ours):
     """One lesion (or candidate) of `CASE.json`.
 
     `mask_quality` is the estimated Dice of the mask; predictions of other programs may lack it, and
@@ -344,7 +230,7 @@ class LesionRecord(_Ours):
     corners_lps_mm: tuple[Triple, ...]
 
 
-class PatientRecord(_Ours):
+class PatientRecord(Ours):
     """The estimate for the patient of one case."""
 
     probability: float
@@ -352,7 +238,7 @@ class PatientRecord(_Ours):
     threshold: float
 
 
-class CasePrediction(_Ours):
+class CasePrediction(Ours):
     """`OUT/CASE.json`, and the same for `OUT/candidates/CASE.json` without a patient estimate."""
 
     format_version: Literal[1] = FORMAT_VERSION
@@ -363,7 +249,7 @@ class CasePrediction(_Ours):
     warnings: tuple[str, ...]
 
 
-class FailedCase(_Ours):
+class FailedCase(Ours):
     """One entry of `failed_cases.json`."""
 
     case: str
@@ -371,7 +257,7 @@ class FailedCase(_Ours):
     fix: str
 
 
-class RunReport(_Ours):
+class RunReport(Ours):
     """`run_report.json`: what ran, on what, how long."""
 
     format_version: Literal[1] = FORMAT_VERSION

@@ -11,8 +11,9 @@ from tqdm import tqdm
 from bonemet_auto.errors import BonemetError, DataError
 from bonemet_auto.files import sha256_file
 from bonemet_auto.images import read_hu
+from bonemet_auto.plan_schema import Plan
 from bonemet_auto.preprocess import bone_samples, to_plan_grid
-from bonemet_auto.schema import FailedCase, GeometryRecord, Plan, StoredCase
+from bonemet_auto.schema import FailedCase, GeometryRecord, StoredCase
 from bonemet_auto.store import open_case, write_case
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,8 @@ import torch
 from bonemet_auto.errors import PlanError, UsageError
 from bonemet_auto.geometry import Index, Triple
 from bonemet_auto.model.precision import has_bfloat16
-from bonemet_auto.schema import Fingerprint, Plan, Target
+from bonemet_auto.plan_schema import Plan, Target
+from bonemet_auto.schema import Fingerprint
 from planners.default import plan_default
 from planners.explain import explain_plan
 from planners.fast import plan_fast

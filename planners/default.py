@@ -9,14 +9,8 @@ import numpy.typing as npt
 
 from bonemet_auto.errors import PlanError
 from bonemet_auto.geometry import Index, Triple
-from bonemet_auto.schema import (
-    Fingerprint,
-    InferencePlan,
-    NetworkPlan,
-    Plan,
-    Target,
-    TrainingPlan,
-)
+from bonemet_auto.plan_schema import InferencePlan, NetworkPlan, Plan, Target, TrainingPlan
+from bonemet_auto.schema import Fingerprint
 from planners.anchors import Sizes, choose_stages, search_anchors
 from planners.memory import Blueprint, training_bytes
 from planners.patch import Topology, given_patch, largest_patch, shape_patch
@@ -181,14 +175,13 @@ def _memory_choice(
     Raises:
         PlanError: nothing fits even so.
     """
-    plain = None
-    # The error of the frugal network, raised below, asks for the least.
-    with suppress(PlanError):
+    try:
         plain = patch_for(False)
-    if plain is not None and (np.asarray(plain[0]) * np.asarray(spacing) >= wanted_mm).all():
-        return (*plain, False)
-    if plain is None:
+    except PlanError:
+        # Should this not fit either, its own error asks for the least.
         return (*patch_for(True), True)
+    if (np.asarray(plain[0]) * np.asarray(spacing) >= wanted_mm).all():
+        return (*plain, False)
     with suppress(PlanError):
         frugal = patch_for(True)
         if np.prod(frugal[0]) > np.prod(plain[0]):

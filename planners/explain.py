@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from bonemet_auto.schema import Fingerprint, Plan
+from bonemet_auto.plan_schema import Plan
+from bonemet_auto.schema import Fingerprint
 from planners import anchors, default, memory, spacing
 from planners.fast import FAST
 from planners.preset import FAMILIES

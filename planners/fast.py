@@ -5,7 +5,8 @@ All its constants stand here. Widths, depths and the learning rate were compared
 """
 
 from bonemet_auto.geometry import Index, Triple
-from bonemet_auto.schema import Fingerprint, Plan, Target
+from bonemet_auto.plan_schema import Plan, Target
+from bonemet_auto.schema import Fingerprint
 from planners.default import make_plan
 from planners.preset import Preset
 

@@ -8,7 +8,8 @@ suffice for both.
 from dataclasses import replace
 
 from bonemet_auto.geometry import Index, Triple
-from bonemet_auto.schema import Fingerprint, Plan, Target
+from bonemet_auto.plan_schema import Plan, Target
+from bonemet_auto.schema import Fingerprint
 from planners.default import count_lesions, make_plan
 from planners.preset import choose_family
 

@@ -26,8 +26,8 @@ from bonemet_auto.geometry import Index
 from bonemet_auto.model.footprint import measure_footprint
 from bonemet_auto.model.heads import BOX_BINS, MASK_BINS, SOURCE_BINS
 from bonemet_auto.model.mask_rcnn import MASK_ROIS, ROIS_PER_IMAGE
+from bonemet_auto.plan_schema import NetworkPlan, Plan, Target
 from bonemet_auto.processor import WINDOWS_PER_PART
-from bonemet_auto.schema import NetworkPlan, Plan, Target
 
 BYTES_PER_PARAMETER = 16
 """Weight, moving average, and one moment and one gradient; Muon has no second moment."""

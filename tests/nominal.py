@@ -3,7 +3,8 @@
 import numpy as np
 
 from bonemet_auto.fingerprint import HISTOGRAM_EDGES_HU
-from bonemet_auto.schema import CaseFingerprint, Fingerprint, LesionFingerprint, Plan, Target
+from bonemet_auto.plan_schema import Plan, Target
+from bonemet_auto.schema import CaseFingerprint, Fingerprint, LesionFingerprint
 from planners import PLANNERS
 from planners.anchors import anchor_fit
 from planners.default import CONTEXT_MM

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +20,8 @@ EXIT_BUG = 1
 EXIT_REFUSED = 2
 EXIT_SOME_FAILED = 3
 EXIT_STOPPED = 4
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 RESEARCH_NOTE = "Research use only; not a medical device."
 
@@ -53,6 +56,28 @@ def add_root(parser: argparse.ArgumentParser) -> None:
         help="data root that holds raw, preprocessed and results; otherwise $BONEMET_ROOT, "
         "otherwise ./bonemet_data",
     )
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `90s`, `30m`, `8h`, `2d` or a plain number of seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip().lower())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"'{text}' is no duration; write 90s, 30m, 8h or 2d")
+    return float(match[1]) * _UNITS_S[match[2] or "s"]
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 up, as a flag's type."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no positive whole number")
+    return int(text)
+
+
+def natural(text: str) -> int:
+    """A whole number from 0 up, as a flag's type."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 0 up")
+    return int(text)
 
 
 def run_command(

@@ -14,9 +14,9 @@ from pathlib import Path
 from bonemet_auto.commands.common import (
     EXIT_DONE,
     command_parser,
+    parse_duration,
     run_command,
 )
-from bonemet_auto.commands.train import parse_duration
 from bonemet_auto.errors import UsageError
 from bonemet_auto.files import write_text
 

@@ -8,7 +8,7 @@ from bonemet_auto.errors import UsageError
 
 if TYPE_CHECKING:
     from bonemet_auto.checkpoint import Progress
-    from bonemet_auto.schema import Plan
+    from bonemet_auto.plan_schema import Plan
 
 FINISHED_NAME = "operating_point.json"
 """Comes last, after the validation."""
@@ -34,7 +34,8 @@ def claim_folder(folder: Path, plan: "Plan", options: argparse.Namespace) -> "Pr
     import torch
 
     from bonemet_auto.checkpoint import Progress, load_to_resume, progress_of
-    from bonemet_auto.schema import Plan, read_json
+    from bonemet_auto.plan_schema import Plan
+    from bonemet_auto.schema import read_json
 
     exists = has_checkpoint(folder)
     if options.resume and not exists:

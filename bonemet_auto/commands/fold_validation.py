@@ -15,8 +15,9 @@ from bonemet_auto.images import read_instances
 from bonemet_auto.inference.export import write_case, write_cohort_tables
 from bonemet_auto.inference.predict import Prediction, predict_cases
 from bonemet_auto.model.mask_rcnn import MaskRCNN
+from bonemet_auto.plan_schema import Plan
 from bonemet_auto.raw_dataset import RawCase, open_raw_dataset, patient_label, read_case_labels
-from bonemet_auto.schema import FailedCase, OperatingPoint, Plan, write_failures, write_json
+from bonemet_auto.schema import FailedCase, OperatingPoint, write_failures, write_json
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,8 @@ from bonemet_auto.files import data_root, find_dataset, preprocessed_folder, raw
 
 if TYPE_CHECKING:
     from bonemet_auto.integrity import Inspection
-    from bonemet_auto.schema import FailedCase, Fingerprint, InspectionMemory, Plan, Splits
+    from bonemet_auto.plan_schema import Plan
+    from bonemet_auto.schema import FailedCase, Fingerprint, InspectionMemory, Splits
 
 logger = logging.getLogger(__name__)
 

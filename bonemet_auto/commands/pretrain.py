@@ -11,10 +11,12 @@ from bonemet_auto.commands.common import (
     EXIT_SOME_FAILED,
     add_root,
     command_parser,
+    natural,
+    parse_duration,
+    positive,
     run_command,
 )
 from bonemet_auto.commands.fold_folder import claim_folder, clear_folder
-from bonemet_auto.commands.train import natural, parse_duration, positive
 from bonemet_auto.errors import DataError
 from bonemet_auto.files import (
     data_root,
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
     from bonemet_auto.checkpoint import Progress
     from bonemet_auto.data.loader import PatchDataset
-    from bonemet_auto.schema import Plan
+    from bonemet_auto.plan_schema import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +78,8 @@ def _pretrain(options: argparse.Namespace) -> int:
     from bonemet_auto.images import find_images
     from bonemet_auto.model.masked import build_autoencoder
     from bonemet_auto.plan_file import read_plan
-    from bonemet_auto.schema import AugmentationPlan, write_failures, write_json
+    from bonemet_auto.plan_schema import AugmentationPlan
+    from bonemet_auto.schema import write_failures, write_json
     from bonemet_auto.training.loop import train
     from bonemet_auto.unlabelled import store_unlabelled
 

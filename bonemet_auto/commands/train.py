@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,9 @@ from bonemet_auto.commands.common import (
     EXIT_SOME_FAILED,
     add_root,
     command_parser,
+    natural,
+    parse_duration,
+    positive,
     run_command,
 )
 from bonemet_auto.commands.fold_folder import (
@@ -30,12 +32,12 @@ if TYPE_CHECKING:
     import torch
 
     from bonemet_auto.data.loader import PatchDataset
-    from bonemet_auto.schema import OperatingPoint, Plan, StoredCase
+    from bonemet_auto.plan_schema import Plan
+    from bonemet_auto.schema import OperatingPoint, StoredCase
 
 logger = logging.getLogger(__name__)
 
 ALL_FOLDS = "all_folds"
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,28 +89,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     start.add_argument("--overwrite", action="store_true", help="start over an existing run")
     return run_command(parser, _train, arguments)
-
-
-def parse_duration(text: str) -> float:
-    """Seconds of `90s`, `30m`, `8h`, `2d` or a plain number of seconds."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip().lower())
-    if match is None:
-        raise argparse.ArgumentTypeError(f"'{text}' is no duration; write 90s, 30m, 8h or 2d")
-    return float(match[1]) * _UNITS_S[match[2] or "s"]
-
-
-def positive(text: str) -> int:
-    """A whole number from 1 up, as a flag's type."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is no positive whole number")
-    return int(text)
-
-
-def natural(text: str) -> int:
-    """A whole number from 0 up, as a flag's type."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 0 up")
-    return int(text)
 
 
 def _fold(text: str) -> int | None:

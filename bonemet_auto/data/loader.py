@@ -27,8 +27,9 @@ from bonemet_auto.data.plant import plant
 from bonemet_auto.data.sampling import PatchSampler
 from bonemet_auto.errors import PlanError
 from bonemet_auto.model.roi_sampling import Targets
+from bonemet_auto.plan_schema import Plan
 from bonemet_auto.preprocess import normalise
-from bonemet_auto.schema import Plan, StoredCase, StoredLesion
+from bonemet_auto.schema import StoredCase, StoredLesion
 from bonemet_auto.store import OpenCase, open_case, read_meta
 
 MIN_VISIBLE_SHARE = 0.2

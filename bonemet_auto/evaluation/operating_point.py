@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from bonemet_auto.model.patient import noisy_or
+from bonemet_auto.model.patient import noisy_or, share_of_lung
 from bonemet_auto.schema import OperatingPoint
 
 FloatArray = npt.NDArray[np.float64]
@@ -55,10 +55,11 @@ def choose_operating_point(
     kept = scores >= threshold
     probabilities = [_probability(case, threshold) for case in cases]
     patient_threshold, patient_rule = _patient_threshold(cases, probabilities)
+    empty = [case.patient_label for case in cases if not (case.scores >= threshold).any()]
     return OperatingPoint(
         score_threshold=threshold,
         patient_threshold=patient_threshold,
-        no_lesion_probability=_no_lesion_probability(cases, threshold),
+        no_lesion_probability=share_of_lung([label for label in empty if label is not None]),
         rule=f"{score_rule}; {patient_rule}",
         sensitivity=int((hits & kept).sum()) / n_reference if n_reference else None,
         fp_per_scan=int((~hits & kept).sum()) / len(cases) if cases else None,
@@ -121,13 +122,3 @@ def _patient_threshold(
     best = between[np.isclose(youden, max(youden))]
     nearest = np.abs(best - FALLBACK_THRESHOLD).argmin()
     return float(best[nearest]), "patient threshold: highest Youden index"
-
-
-def _no_lesion_probability(cases: Sequence[ScoredCase], threshold: float) -> float:
-    """Share of lung where nothing is found, with one pseudo-count on each side."""
-    labels = [
-        case.patient_label
-        for case in cases
-        if case.patient_label is not None and not (case.scores >= threshold).any()
-    ]
-    return (sum(labels) + 1) / (len(labels) + 2)

@@ -9,7 +9,8 @@ import torch
 from bonemet_auto.checkpoint import CHECKPOINT_NAME, load_checkpoint
 from bonemet_auto.errors import DataError, ModelError
 from bonemet_auto.model.mask_rcnn import MaskRCNN, build_model
-from bonemet_auto.schema import OperatingPoint, Plan, read_json
+from bonemet_auto.plan_schema import Plan
+from bonemet_auto.schema import OperatingPoint, read_json
 
 _TRAIN_AGAIN = "Train this fold to its end (bonemet_train), or copy the whole folder again."
 

@@ -29,8 +29,9 @@ from bonemet_auto.inference.place import Lesion, place_lesions
 from bonemet_auto.inference.tiles import Tiling, dilate_bone, lay_tiles, pad_to_patch
 from bonemet_auto.model.boxes import clip_boxes
 from bonemet_auto.model.mask_rcnn import MaskRCNN
+from bonemet_auto.plan_schema import Plan
 from bonemet_auto.preprocess import normalise, to_plan_grid
-from bonemet_auto.schema import FailedCase, Plan
+from bonemet_auto.schema import FailedCase
 
 MAX_LESIONS = 24
 MIN_SCORE = 0.02

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from bonemet_auto.geometry import Index
 from bonemet_auto.model.depthwise import DepthwiseConv3d
 from bonemet_auto.model.layers import ConvNormAct, InstanceNorm, ResidualConv, instance_norm
+from bonemet_auto.plan_schema import NetworkPlan
 
 _GRN_EPS = 1e-6
 
@@ -175,3 +176,16 @@ class ConvNextTrunk(nn.Module):
                 x = block(x, generator)
             maps.append(norm(x))
         return skip, maps
+
+
+def build_trunk(plan: NetworkPlan) -> ConvNextTrunk:
+    """Trunk of a planned network, freshly initialised."""
+    return ConvNextTrunk(
+        plan.widths,
+        plan.depths,
+        plan.strides,
+        plan.kernels,
+        plan.skip_width,
+        plan.drop_path,
+        plan.checkpointed,
+    )

@@ -27,7 +27,7 @@ from bonemet_auto.model.mask_rcnn import (
     MaskRCNN,
     assemble_model,
 )
-from bonemet_auto.schema import NetworkPlan
+from bonemet_auto.plan_schema import NetworkPlan
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bonemet_auto.geometry import Index
 from bonemet_auto.model.boxes import clip_boxes, decode_boxes, nms, paired_giou
-from bonemet_auto.model.convnext import ConvNextTrunk
+from bonemet_auto.model.convnext import ConvNextTrunk, build_trunk
 from bonemet_auto.model.fpn import CoarseLogit, DenseBranch, FeaturePyramid, FusionNeck
 from bonemet_auto.model.heads import BoxHead, MaskHead, SourceHead, Trunk
 from bonemet_auto.model.losses import (
@@ -32,7 +32,7 @@ from bonemet_auto.model.roi_sampling import (
     take_in_turn,
 )
 from bonemet_auto.model.rpn import RegionProposalNetwork, RpnOutput
-from bonemet_auto.schema import NetworkPlan
+from bonemet_auto.plan_schema import NetworkPlan
 
 PROPOSALS = 32
 ROIS_PER_IMAGE = 12
@@ -246,15 +246,7 @@ def assemble_model(plan: NetworkPlan) -> MaskRCNN:
     else:
         neck = FeaturePyramid(plan.widths, plan.neck_width)
     return MaskRCNN(
-        trunk=ConvNextTrunk(
-            plan.widths,
-            plan.depths,
-            plan.strides,
-            plan.kernels,
-            plan.skip_width,
-            plan.drop_path,
-            plan.checkpointed,
-        ),
+        trunk=build_trunk(plan),
         neck=neck,
         dense=DenseBranch(plan.neck_width, plan.skip_width, strides[0]),
         rpn=RegionProposalNetwork(plan.neck_width, rpn_strides, plan.anchor_sizes),

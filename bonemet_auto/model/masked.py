@@ -20,7 +20,7 @@ from bonemet_auto.model.convnext import ConvNextTrunk
 from bonemet_auto.model.fpn import DenseBranch, FeaturePyramid, FusionNeck
 from bonemet_auto.model.mask_rcnn import assemble_model
 from bonemet_auto.model.roi_sampling import Targets
-from bonemet_auto.schema import NetworkPlan
+from bonemet_auto.plan_schema import NetworkPlan
 
 HIDDEN_SHARE = 0.6
 BLOCK_VOXELS = 8

@@ -242,7 +242,10 @@ def fit_head(patients: Sequence[LabelledPatient]) -> PooledHead:
 
 
 def _no_lesion_probability(patients: Sequence[LabelledPatient]) -> float:
-    """Share of lung where nothing is found, with one pseudo-count on each side."""
     empty = [item for item in patients if not item.lesions.found]
-    labels = [item.label for item in empty if item.label is not None]
+    return share_of_lung([item.label for item in empty if item.label is not None])
+
+
+def share_of_lung(labels: Sequence[int]) -> float:
+    """Share of 1 among the labels of patients, with one pseudo-count on each side."""
     return (sum(labels) + 1) / (len(labels) + 2)

@@ -10,7 +10,8 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from bonemet_auto.files import atomic_write
 from bonemet_auto.fingerprint import HISTOGRAM_EDGES_HU
-from bonemet_auto.schema import Fingerprint, Plan
+from bonemet_auto.plan_schema import Plan
+from bonemet_auto.schema import Fingerprint
 
 _TICKS_MM = [1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500]
 

@@ -12,7 +12,8 @@ from bonemet_auto.data.loader import PREFETCHED, PatchDataset, batches
 from bonemet_auto.errors import UsageError
 from bonemet_auto.model.mask_rcnn import MaskRCNN, build_model
 from bonemet_auto.model.precision import mixed_precision
-from bonemet_auto.schema import Plan, StoredCase
+from bonemet_auto.plan_schema import Plan
+from bonemet_auto.schema import StoredCase
 from bonemet_auto.training.lanes import Network
 from bonemet_auto.training.loop import Trainer
 from bonemet_auto.training.schedule import DENSE_ONLY_SHARE

@@ -27,8 +27,8 @@ from bonemet_auto.model.convnext import compile_pointwise
 from bonemet_auto.model.fpn import fusion_weights
 from bonemet_auto.model.precision import mixed_precision
 from bonemet_auto.model.roi_sampling import Targets
+from bonemet_auto.plan_schema import Plan, TrainingPlan
 from bonemet_auto.processor import WINDOWS_PER_PART
-from bonemet_auto.schema import Plan, TrainingPlan
 from bonemet_auto.training.lanes import Lanes, Network, lanes_for
 from bonemet_auto.training.log import TrainingLog
 from bonemet_auto.training.optimizer import MuonAdamW

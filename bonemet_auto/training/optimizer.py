@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bonemet_auto.model.precision import has_bfloat16
-from bonemet_auto.schema import TrainingPlan
+from bonemet_auto.plan_schema import TrainingPlan
 
 MUON_RATE = 10.0
 """Muon's learning rate over AdamW's; docs/adr/0009-muon.md."""

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
-from bonemet_auto.schema import Plan, Target
+from bonemet_auto.plan_schema import Plan, Target
 from planners import measured_plan
 from planners.default import make_plan
 from planners.fast import FAST

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bonemet_auto.commands.train import parse_duration
+from bonemet_auto.commands.common import parse_duration
 from bonemet_auto.processor import tune_processor
 
 tune_processor()
@@ -33,7 +33,8 @@ from bonemet_auto.inference.predict import Prediction, predict_cases  # noqa: E4
 from bonemet_auto.model.losses import dense_loss  # noqa: E402
 from bonemet_auto.model.mask_rcnn import Detections, Outlines  # noqa: E402
 from bonemet_auto.model.roi_sampling import Targets  # noqa: E402
-from bonemet_auto.schema import Fingerprint, Plan, Splits, read_json  # noqa: E402
+from bonemet_auto.plan_schema import Plan  # noqa: E402
+from bonemet_auto.schema import Fingerprint, Splits, read_json  # noqa: E402
 from bonemet_auto.training.loop import Trainer, train  # noqa: E402
 
 WIDTHS = (16, 32, 64, 96)

@@ -21,7 +21,7 @@ from torch.utils.module_tracker import ModuleTracker
 from bonemet_auto.geometry import Index
 from bonemet_auto.model.footprint import _losses
 from bonemet_auto.model.mask_rcnn import MaskRCNN, assemble_model
-from bonemet_auto.schema import Target
+from bonemet_auto.plan_schema import Target
 from planners import PLANNERS
 from tests.nominal import nominal
 

@@ -18,7 +18,7 @@ from torch import nn  # noqa: E402
 from bonemet_auto.data.loader import Batch  # noqa: E402
 from bonemet_auto.model.mask_rcnn import MaskRCNN, build_model  # noqa: E402
 from bonemet_auto.model.roi_sampling import Targets  # noqa: E402
-from bonemet_auto.schema import NetworkPlan, TrainingPlan  # noqa: E402
+from bonemet_auto.plan_schema import NetworkPlan, TrainingPlan  # noqa: E402
 from bonemet_auto.training.lanes import Lanes  # noqa: E402
 from bonemet_auto.training.loop import Trainer  # noqa: E402
 from planners.fast import FAST  # noqa: E402

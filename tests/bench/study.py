@@ -103,15 +103,18 @@ def cohorts_of(root: Path) -> dict[str, Path]:
     return {cohort: path for cohort, path in raw.items() if path.is_dir()}
 
 
-def append_rows(options: argparse.Namespace, runs: list[tuple[int, str]]) -> None:
+def commit() -> str:
     git = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def append_rows(options: argparse.Namespace, runs: list[tuple[int, str]]) -> None:
     rows = []
     for (seed, variant), (cohort, reference) in product(runs, cohorts_of(options.root).items()):
         folder = run_folder(options.root, variant, seed)
         found = evaluate_folders(folder / cohort, reference)
         steps = int((folder / "steps").read_text())
-        row = {"commit": commit, "variant": variant, "seed": seed, "cohort": cohort}
+        row = {"commit": commit(), "variant": variant, "seed": seed, "cohort": cohort}
         row |= {"core_minutes": options.minutes, "steps": steps}
         rows.append(row | {name: value_of(found, name) for name in FIGURES})
     CSV.parent.mkdir(exist_ok=True)

@@ -23,13 +23,8 @@ from bonemet_auto.images import find_images  # noqa: E402
 from bonemet_auto.inference.export import write_case  # noqa: E402
 from bonemet_auto.inference.predict import Prediction, predict_cases  # noqa: E402
 from bonemet_auto.model.transfer import transfer_weights  # noqa: E402
-from bonemet_auto.schema import (  # noqa: E402
-    AugmentationPlan,
-    Fingerprint,
-    Plan,
-    Splits,
-    read_json,
-)
+from bonemet_auto.plan_schema import AugmentationPlan, Plan  # noqa: E402
+from bonemet_auto.schema import Fingerprint, Splits, read_json  # noqa: E402
 from bonemet_auto.training import schedule  # noqa: E402
 from bonemet_auto.training.loop import Trainer, train  # noqa: E402
 from tests.bench.study import DATASET, cohorts_of, run_folder  # noqa: E402

@@ -9,7 +9,7 @@ from bonemet_auto.model import mask_rcnn
 from bonemet_auto.model.heads import Trunk
 from bonemet_auto.model.mask_rcnn import Detections, MaskRCNN, Outlines
 from bonemet_auto.model.roi_sampling import Targets
-from bonemet_auto.schema import NetworkPlan
+from bonemet_auto.plan_schema import NetworkPlan
 
 FUSED_WITH_NOTHING = 2.0
 """Fusion takes the mean of mask and dense probability: without the latter it would halve masks."""

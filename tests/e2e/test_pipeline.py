@@ -17,13 +17,13 @@ import pytest
 
 from bonemet_auto.commands import evaluate, phantom, plan_and_preprocess, predict, train
 from bonemet_auto.images import find_images, read_geometry, read_instances
+from bonemet_auto.plan_schema import Plan
 from bonemet_auto.schema import (
     CaseLabels,
     CasePrediction,
     DatasetInfo,
     Fingerprint,
     OperatingPoint,
-    Plan,
     RunReport,
     Splits,
     StoredCase,

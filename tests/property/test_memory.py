@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from bonemet_auto.model.footprint import measure_footprint
 from bonemet_auto.model.losses import dense_loss
 from bonemet_auto.model.mask_rcnn import LESION_WEIGHT, build_model
-from bonemet_auto.schema import NetworkPlan
+from bonemet_auto.plan_schema import NetworkPlan
 from planners.memory import Blueprint, gradient_bytes, parameters, saved_bytes
 from tests.unit.training_fakes import make_network
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 import planners
 from bonemet_auto.errors import PlanError
 from bonemet_auto.fingerprint import HISTOGRAM_EDGES_HU
-from bonemet_auto.schema import CaseFingerprint, Fingerprint, LesionFingerprint, Plan, Target
+from bonemet_auto.plan_schema import Plan, Target
+from bonemet_auto.schema import CaseFingerprint, Fingerprint, LesionFingerprint
 from planners.anchors import best_ious
 from planners.memory import Blueprint, training_bytes
 

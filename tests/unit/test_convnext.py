@@ -6,9 +6,9 @@ from torch.nn import functional
 from bonemet_auto.model import depthwise
 from bonemet_auto.model.convnext import (
     ConvNextBlock,
-    ConvNextTrunk,
     GrnLinear,
     InstanceNorm,
+    build_trunk,
     compile_pointwise,
 )
 from tests.unit.training_fakes import make_network
@@ -192,15 +192,7 @@ def trunk(n, **changes):
         anchor_sizes=(((3, 3, 3),),),
         **changes,
     )
-    return plan, ConvNextTrunk(
-        plan.widths,
-        plan.depths,
-        plan.strides,
-        plan.kernels,
-        plan.skip_width,
-        plan.drop_path,
-        plan.checkpointed,
-    )
+    return plan, build_trunk(plan)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5])
@@ -271,14 +263,9 @@ def test_checkpointed_blocks_keep_little_between_forward_and_backward():
 
 def test_compiled_blocks_are_one_graph_for_each_stage_with_the_same_answers_and_names():
     """Traced and differentiated ahead of time, but not translated: that needs a compiler."""
-    plan, plain = trunk(2)
+    plan, _ = trunk(2)
     plan = plan.model_copy(update={"depths": (3, 2)})
-    plain, compiled = (
-        shaken(
-            ConvNextTrunk(plan.widths, plan.depths, plan.strides, plan.kernels, plan.skip_width, 0)
-        )
-        for _ in range(2)
-    )
+    plain, compiled = (shaken(build_trunk(plan)) for _ in range(2))
     compiled.load_state_dict(plain.state_dict())
     torch._dynamo.reset()
     counters.clear()

@@ -3,8 +3,8 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from bonemet_auto.plan_schema import Target
 from bonemet_auto.report.fingerprint import draw_fingerprint
-from bonemet_auto.schema import Target
 from planners import plan_fast
 from tests.cohort import LABELS
 from tests.unit.test_planners import cohort

@@ -6,7 +6,8 @@ import pytest
 import planners
 from bonemet_auto.errors import PlanError, UsageError
 from bonemet_auto.fingerprint import HISTOGRAM_EDGES_HU
-from bonemet_auto.schema import CaseFingerprint, Fingerprint, LesionFingerprint, Target
+from bonemet_auto.plan_schema import Target
+from bonemet_auto.schema import CaseFingerprint, Fingerprint, LesionFingerprint
 from planners.anchors import anchor_fit, choose_stages, search_anchors
 from planners.patch import topology
 from planners.spacing import intensities, target_spacing

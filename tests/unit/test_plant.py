@@ -4,7 +4,7 @@ from scipy import ndimage
 
 from bonemet_auto.data.loader import PatchDataset
 from bonemet_auto.data.plant import APART_MM, plant
-from bonemet_auto.schema import AugmentationPlan
+from bonemet_auto.plan_schema import AugmentationPlan
 from bonemet_auto.store import open_case, write_case
 from tests.unit.training_fakes import training_plan, write_stored_case
 

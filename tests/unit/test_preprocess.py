@@ -11,9 +11,10 @@ import planners
 from bonemet_auto import preprocess
 from bonemet_auto.geometry import Geometry
 from bonemet_auto.images import Volume, write_volume
+from bonemet_auto.plan_schema import Target
 from bonemet_auto.preprocess import body_crop, normalise, preprocess_dataset, to_plan_grid
 from bonemet_auto.raw_dataset import RawCase, RawDataset
-from bonemet_auto.schema import CaseFingerprint, DatasetInfo, Fingerprint, LesionFingerprint, Target
+from bonemet_auto.schema import CaseFingerprint, DatasetInfo, Fingerprint, LesionFingerprint
 from bonemet_auto.store import open_case
 
 SPACING = (2.0, 1.0, 1.0)

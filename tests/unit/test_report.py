@@ -14,13 +14,7 @@ from bonemet_auto.images import Volume, find_images, write_volume
 from bonemet_auto.report import html as page_module
 from bonemet_auto.report.html import write_report
 from bonemet_auto.report.pictures import bone_window, grey_png, three_views
-from bonemet_auto.schema import (
-    CaseLabels,
-    CasePrediction,
-    LesionRecord,
-    PatientRecord,
-    write_json,
-)
+from bonemet_auto.schema import CaseLabels, CasePrediction, LesionRecord, PatientRecord, write_json
 
 SPACING_SPL = (2.0, 1.0, 0.5)
 SHAPE_SPL = (6, 8, 10)

@@ -13,9 +13,11 @@ import torch
 
 from bonemet_auto.commands import fold_validation, plan_and_preprocess
 from bonemet_auto.commands import train as command
-from bonemet_auto.commands.train import _conclude, main, parse_duration
+from bonemet_auto.commands.common import parse_duration
+from bonemet_auto.commands.train import _conclude, main
 from bonemet_auto.errors import StoppedError
-from bonemet_auto.schema import OperatingPoint, Plan, read_json, write_json
+from bonemet_auto.plan_schema import Plan
+from bonemet_auto.schema import OperatingPoint, read_json, write_json
 from bonemet_auto.training import budget, log
 from tests.cohort import write_cohort
 from tests.unit.training_fakes import training_plan

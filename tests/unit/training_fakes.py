@@ -8,7 +8,8 @@ import torch
 from bonemet_auto.data.loader import Batch
 from bonemet_auto.geometry import Geometry
 from bonemet_auto.model.roi_sampling import Targets
-from bonemet_auto.schema import GeometryRecord, NetworkPlan, Plan, StoredCase, StoredLesion
+from bonemet_auto.plan_schema import NetworkPlan, Plan
+from bonemet_auto.schema import GeometryRecord, StoredCase, StoredLesion
 from bonemet_auto.store import write_case
 from tests.unit.inference_fakes import make_plan
 
