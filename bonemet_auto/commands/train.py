@@ -156,6 +156,7 @@ def _train_fold(options: argparse.Namespace, started: float) -> int:
     from bonemet_auto.model.mask_rcnn import build_model
     from bonemet_auto.processor import default_workers
     from bonemet_auto.store import read_meta
+    from bonemet_auto.training.glance import Glance
     from bonemet_auto.training.loop import train
 
     root = data_root(options.root)
@@ -186,8 +187,17 @@ def _train_fold(options: argparse.Namespace, started: float) -> int:
     model = build_model(plan.network)
     if initial is not None:
         initialise(model, initial, options.init_weights)
+    # Data sets of its own: those of the loader must not have files open when its processes start.
+    glance = Glance(
+        PatchDataset(cases_folder, training_cases, plan, progress.seed),
+        PatchDataset(cases_folder, validation_cases, plan, progress.seed, augmented=False),
+        folder,
+        device,
+    )
     left_s = None if options.max_time is None else options.max_time - time.perf_counter() + started
-    average = train(model, plan, dataset, folder, progress, device, workers, options.resume, left_s)
+    average = train(
+        model, plan, dataset, folder, progress, device, workers, options.resume, left_s, glance
+    )
     return _conclude(validate_fold(average, plan, raw, validation_cases, folder, device), folder)
 
 

@@ -1,14 +1,20 @@
 """`metrics.csv` and `progress.png`: whether it learns, at a glance, after each epoch."""
 
+from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from bonemet_auto.files import atomic_write
-from bonemet_auto.training.schedule import LOSS_WEIGHTS
+from bonemet_auto.training.schedule import LOSS_WEIGHTS, is_dense_only
 
 METRICS_NAME = "metrics.csv"
+
+HELD_OUT = {"held_out_dice": "Dice", "held_out_found": "lesions found"}
+WHOLE_STEP = 1.7
+"""Time of a step with all losses, to one of the dense branch alone, before any was seen."""
 
 
 class TrainingLog:
@@ -35,13 +41,47 @@ class TrainingLog:
             _draw(pd.DataFrame(self.rows), temporary)
 
 
+def epoch_line(row: Mapping[str, float], epochs: int, total_steps: int) -> str:
+    """What an epoch came to, and how long the rest will take, for logs without a progress bar."""
+    held_out = (f"{name} {row[key]:.2f}" for key, name in HELD_OUT.items() if key in row)
+    left = timedelta(seconds=round(seconds_left(row, total_steps)))
+    parts = [
+        f"epoch {row['epoch'] + 1:.0f} of {epochs}",
+        f"step {row['step']:.0f} of {total_steps}",
+        f"{row['step_s']:.3g} s each, {loader_share(row):.0%} of it waiting for data",
+    ]
+    if shown := ", ".join(held_out):
+        parts.append(f"held-out windows: {shown}")
+    return "; ".join([*parts, f"{left} left"])
+
+
+def loader_share(row: Mapping[str, float]) -> float:
+    """Share of an epoch's time in which the network waited for windows."""
+    return row["loader_wait_s"] / row["step_s"] if row["step_s"] else 0.0
+
+
+def seconds_left(row: Mapping[str, float], total_steps: int) -> float:
+    """Time of the steps after an epoch, from the times of its own."""
+    left = range(int(row["step"]), total_steps)
+    dense = sum(is_dense_only(step, total_steps) for step in left)
+    early = is_dense_only(int(row["step"]) - 1, total_steps)
+    return row["step_s"] * (dense + (len(left) - dense) * (WHOLE_STEP if early else 1.0))
+
+
 def _draw(table: pd.DataFrame, path: Path) -> None:
-    figure = Figure(figsize=(9, 12), layout="constrained")
-    losses, fusion, rate, time = figure.subplots(4, 1, sharex=True, height_ratios=(3, 1.5, 1, 1))
+    figure = Figure(figsize=(9, 13), layout="constrained")
+    losses, held_out, fusion, rate, time = figure.subplots(
+        5, 1, sharex=True, height_ratios=(3, 1.2, 1.5, 1, 1)
+    )
     for name in (name for name in (*LOSS_WEIGHTS, "reconstruction") if name in table):
         losses.plot(table["epoch"], table[name], marker=".", label=name)
     losses.set(ylabel="training loss (unweighted)", yscale="log")
     losses.legend(ncols=4, fontsize="small")
+    for name in (name for name in HELD_OUT if name in table):
+        held_out.plot(table["epoch"], table[name], marker=".", label=HELD_OUT[name])
+    held_out.set(ylabel="held-out windows", ylim=(0, 1))
+    if held_out.lines:
+        held_out.legend(fontsize="small")
     for name in (name for name in table if name.startswith(("down", "up"))):
         fusion.plot(table["epoch"], table[name], marker=".", label=name)
     fusion.set(ylabel="weights of the fusion neck", ylim=(0, None))

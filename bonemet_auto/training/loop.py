@@ -3,7 +3,7 @@
 import copy
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic
@@ -30,7 +30,7 @@ from bonemet_auto.model.roi_sampling import Targets
 from bonemet_auto.plan_schema import Plan, TrainingPlan
 from bonemet_auto.processor import WINDOWS_PER_PART
 from bonemet_auto.training.lanes import Lanes, Network, lanes_for
-from bonemet_auto.training.log import TrainingLog
+from bonemet_auto.training.log import TrainingLog, epoch_line
 from bonemet_auto.training.optimizer import MuonAdamW
 from bonemet_auto.training.schedule import (
     ema_decay,
@@ -156,6 +156,7 @@ def train(
     workers: int,
     resume: bool,
     max_time_s: float | None = None,
+    glance: Callable[[Network], dict[str, float]] | None = None,
 ) -> Network:
     """Train up to `progress.total_steps` and return the averaged network.
 
@@ -169,6 +170,7 @@ def train(
         workers: loader processes; 0 loads in this one.
         resume: go on from the last checkpoint in `folder`.
         max_time_s: stop after so many seconds, to be resumed.
+        glance: measures the averaged network after every epoch, for `metrics.csv`.
 
     Raises:
         ModelError: the loss is not finite, or the checkpoint cannot be used.
@@ -196,12 +198,11 @@ def train(
             row, reached = _epoch(trainer, stream, progress.step, end, bar, stop)
             progress = replace(progress, step=reached)
             if reached == end:
-                log.add({"epoch": epoch, "step": end, **row, **fusion_weights(trainer.model)})
-                for doubt in doubts(log.rows, progress.total_steps):
-                    logger.warning(doubt)
+                row = {"epoch": epoch, "step": end, **row, **fusion_weights(trainer.model)}
+                log.add(row | (glance(trainer.ema) if glance else {}))
+                _tell(log, len(ends), progress.total_steps, bool(bar.disable))
             state = trainer.optimizer.state_dict()
             save_checkpoint(folder, progress, trainer.model, trainer.ema, state)
-            logger.debug("epoch %d, step %d: %s", epoch, reached, row)
             if reason := stop.reason():
                 raise StoppedError(
                     f"stopped by {reason} after step {reached} of {progress.total_steps}; the same "
@@ -210,6 +211,14 @@ def train(
                 )
     (folder / PREVIOUS_NAME).unlink(missing_ok=True)
     return trainer.ema
+
+
+def _tell(log: TrainingLog, epochs: int, total_steps: int, without_bar: bool) -> None:
+    """Say how the last epoch went, and what is to be doubted."""
+    if without_bar:
+        logger.info(epoch_line(log.rows[-1], epochs, total_steps))
+    for doubt in doubts(log.rows, total_steps):
+        logger.warning(doubt)
 
 
 def _restore(trainer: Trainer[Network], content: dict[str, Any], folder: Path) -> None:

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 
+from bonemet_auto.training.log import loader_share
 from bonemet_auto.training.schedule import DENSE_LOSSES
 
 Row = Mapping[str, float]
 
 RISEN = 1.5
 """Times the lowest dense loss so far; epochs of a few steps differ by a fifth."""
+
+STARVED_SHARE = 0.1
 
 BLIND_DICE_LOSS = 0.95
 BLIND_SHARE, BLIND_STEPS = 0.25, 200
@@ -37,7 +40,17 @@ def doubts(rows: Sequence[Row], total_steps: int) -> list[str]:
             "labels), lesions of a few voxels at the planned spacing (plan.md says how many), or a "
             "run that is too short."
         )
+    if _starves(rows) and not any(_starves(rows[:n]) for n in range(1, len(rows))):
+        found.append(
+            f"the network waits for its windows for {loader_share(rows[-1]):.0%} of the time: more "
+            "--workers, or data on a faster disk, would make training faster"
+        )
     return found
+
+
+def _starves(rows: Sequence[Row]) -> bool:
+    """Whether the last two epochs waited: the first one starts the loader."""
+    return len(rows) > 2 and all(loader_share(row) > STARVED_SHARE for row in rows[-2:])
 
 
 def _dense(row: Row) -> float:

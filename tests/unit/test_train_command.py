@@ -90,7 +90,7 @@ def test_a_fold_holds_all_that_the_formats_promise(trained):
     folder = fold_of(trained)
     files = {path.name for path in folder.iterdir()}
     wanted = {"plan.json", "dataset.json", "checkpoint_last.pt", "metrics.csv", "progress.png"}
-    assert files == wanted | {"operating_point.json", "validation"}
+    assert files == wanted | {"samples.png", "operating_point.json", "validation"}
     assert read_json(folder / "operating_point.json", OperatingPoint).rule
     splits = json.loads((trained / "preprocessed" / NAME / "splits.json").read_text())
     cases = {path.stem for path in (folder / "validation").glob("case_*.json")}

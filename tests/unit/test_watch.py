@@ -1,11 +1,13 @@
 from bonemet_auto.training.watch import doubts
 
 
-def rows(*losses, dice=None, steps=100):
+def rows(*losses, dice=None, waits=None, steps=100):
     values = [0.5] * len(losses) if dice is None else dice
+    waits = [0.0] * len(losses) if waits is None else waits
     return [
         {"epoch": i, "step": (i + 1) * steps, "dense_dice": d, "dense_entropy": loss - d}
-        for i, (loss, d) in enumerate(zip(losses, values, strict=True))
+        | {"step_s": 1.0, "loader_wait_s": wait}
+        for i, (loss, d, wait) in enumerate(zip(losses, values, waits, strict=True))
     ]
 
 
@@ -36,3 +38,9 @@ def test_a_short_run_gets_200_steps_to_begin_with():
 
 def test_epochs_without_a_window_with_lesions_say_nothing():
     assert not any(spoken(rows(*[1.2] * 6, dice=[0.0] * 6)))
+
+
+def test_a_loader_that_is_too_slow_is_named_once_and_not_while_it_starts():
+    said = spoken(rows(*[1.0] * 6, waits=[0.9, 0.0, 0.3, 0.25, 0.3, 0.3]))
+    assert [len(item) for item in said] == [0, 0, 0, 1, 0, 0]
+    assert "25%" in said[3][0] and "--workers" in said[3][0]
