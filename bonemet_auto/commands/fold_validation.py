@@ -13,15 +13,17 @@ from bonemet_auto.evaluation.operating_point import ScoredCase, choose_operating
 from bonemet_auto.evaluation.pairing import match_lesions
 from bonemet_auto.images import read_instances
 from bonemet_auto.inference.export import write_case, write_cohort_tables
+from bonemet_auto.inference.load import mean_point
 from bonemet_auto.inference.predict import Prediction, predict_cases
 from bonemet_auto.model.mask_rcnn import MaskRCNN
 from bonemet_auto.plan_schema import Plan
 from bonemet_auto.raw_dataset import RawCase, open_raw_dataset, patient_label, read_case_labels
-from bonemet_auto.schema import FailedCase, OperatingPoint, write_failures, write_json
+from bonemet_auto.schema import FailedCase, OperatingPoint, read_json, write_failures, write_json
 
 logger = logging.getLogger(__name__)
 
 HIT_IOU = 0.1
+POINT_NAME = "operating_point.json"
 
 
 def require_raw_cases(raw: Path, cases: Sequence[str]) -> None:
@@ -87,7 +89,22 @@ def validate_fold(
     for failure in failed:
         logger.warning("validation case %s failed: %s", failure.case, failure.reason)
     write_failures(out / "failed_cases.json", failed)
-    write_json(folder / "operating_point.json", point)
+    write_json(folder / POINT_NAME, point)
+    return point
+
+
+def borrow_point(folder: Path) -> OperatingPoint:
+    """Thresholds for a model on all cases: the mean of its plan's finished folds, if there are any.
+
+    Args:
+        folder: of the model; takes `operating_point.json`.
+    """
+    files = sorted(folder.parent.glob(f"fold_[0-9]*/{POINT_NAME}"))
+    points = [read_json(file, OperatingPoint) for file in files]
+    point = mean_point(points) if points else choose_operating_point([])
+    write_json(
+        folder / POINT_NAME, point.model_copy(update={"sensitivity": None, "fp_per_scan": None})
+    )
     return point
 
 

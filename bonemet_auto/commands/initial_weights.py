@@ -33,7 +33,8 @@ def initial_weights(
     own = results_folder(root, dataset, options.plan_name).parent.resolve()
     source = folder.resolve()
     is_other_fold = source.name.startswith("fold_") and source.name != f"fold_{options.fold}"
-    if own in source.parents and is_other_fold:
+    validates = options.fold != "all"
+    if own in source.parents and is_other_fold and validates:
         logger.warning(
             "warning: %s has trained on validation cases of fold %d, so the figures of this fold "
             "will be too good; take fold %d of another plan, or bonemet_pretrain",

@@ -48,7 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     source.add_argument("-d", "--dataset", help="dataset whose trained folds are used")
     parser.add_argument("-p", "--plan-name", default="default", help="plan of the folds, with -d")
     parser.add_argument(
-        "-f", "--folds", type=int, nargs="+", help="folds that predict together; otherwise all"
+        "-f",
+        "--folds",
+        type=_fold,
+        nargs="+",
+        help="folds that predict together (otherwise 0 to 4, as far as they are there), or all: "
+        "the model that was trained on all cases",
     )
     add_root(parser)
     parser.add_argument("-device", "--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -70,6 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--continue", dest="go_on", action="store_true", help="skip cases that are done"
     )
     return run_command(parser, _predict, arguments)
+
+
+def _fold(text: str) -> int | str:
+    if text != "all" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is no fold; write 0 to 4, or all")
+    return text if text == "all" else int(text)
 
 
 def _share(text: str) -> float:

@@ -34,10 +34,11 @@ if TYPE_CHECKING:
     from bonemet_auto.data.loader import PatchDataset
     from bonemet_auto.plan_schema import Plan
     from bonemet_auto.schema import OperatingPoint, StoredCase
+    from bonemet_auto.training.glance import Glance
 
 logger = logging.getLogger(__name__)
 
-ALL_FOLDS = "all_folds"
+ALL_FOLDS, ALL_CASES = "all_folds", "all"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,7 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("dataset", help="number, name or folder name of the dataset")
     parser.add_argument(
-        "fold", type=_fold, help="fold number, 0 to 4, or all_folds: one after the other"
+        "fold",
+        type=_fold,
+        help="fold number, 0 to 4; all_folds: one after the other; all: one model on all cases, "
+        "without validation",
     )
     add_root(parser)
     parser.add_argument("-p", "--plan-name", default="default", help="plan to train")
@@ -91,12 +95,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(parser, _train, arguments)
 
 
-def _fold(text: str) -> int | None:
-    """A fold's number; None for all of them."""
-    if text == ALL_FOLDS:
-        return None
+def _fold(text: str) -> int | str:
+    """A fold's number, or the word for all of them or for all cases."""
+    if text in (ALL_FOLDS, ALL_CASES):
+        return text
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"'{text}' is no fold; write 0 to 4 or {ALL_FOLDS}")
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is no fold; write 0 to 4, {ALL_FOLDS} or {ALL_CASES}"
+        )
     return int(text)
 
 
@@ -105,7 +111,7 @@ def _train(options: argparse.Namespace) -> int:
     from bonemet_auto.processor import tune_processor
 
     tune_processor()
-    return _train_fold(options, started) if options.fold is not None else _train_all(options)
+    return _train_all(options) if options.fold == ALL_FOLDS else _train_fold(options, started)
 
 
 def _train_all(options: argparse.Namespace) -> int:
@@ -151,12 +157,15 @@ def _train_fold(options: argparse.Namespace, started: float) -> int:
 
     from bonemet_auto.checkpoint import Progress
     from bonemet_auto.commands.common import pick_device
-    from bonemet_auto.commands.fold_validation import require_raw_cases, validate_fold
+    from bonemet_auto.commands.fold_validation import (
+        borrow_point,
+        require_raw_cases,
+        validate_fold,
+    )
     from bonemet_auto.data.loader import PatchDataset
     from bonemet_auto.model.mask_rcnn import build_model
     from bonemet_auto.processor import default_workers
     from bonemet_auto.store import read_meta
-    from bonemet_auto.training.glance import Glance
     from bonemet_auto.training.loop import train
 
     root = data_root(options.root)
@@ -180,25 +189,43 @@ def _train_fold(options: argparse.Namespace, started: float) -> int:
         progress = Progress(0, steps, epochs, options.seed)
         start_folder(plan, raw, folder)
         logger.info(
-            "training %s %s fold %d on %s: %d cases, %d steps in %d epochs",
+            "training %s %s fold %s on %s: %d cases, %d steps in %d epochs",
             dataset_name, plan.name, options.fold, device, len(training_cases), steps, epochs,
         )  # fmt: skip
     torch.manual_seed(progress.seed)
     model = build_model(plan.network)
     if initial is not None:
         initialise(model, initial, options.init_weights)
-    # Data sets of its own: those of the loader must not have files open when its processes start.
-    glance = Glance(
-        PatchDataset(cases_folder, training_cases, plan, progress.seed),
-        PatchDataset(cases_folder, validation_cases, plan, progress.seed, augmented=False),
-        folder,
-        device,
-    )
+    glance = _glance(cases_folder, training_cases, validation_cases, plan, folder, device)
     left_s = None if options.max_time is None else options.max_time - time.perf_counter() + started
     average = train(
         model, plan, dataset, folder, progress, device, workers, options.resume, left_s, glance
     )
+    if not validation_cases:
+        point = borrow_point(folder)
+        logger.info("nothing to validate on; %s; everything is in %s", point.rule, folder)
+        return EXIT_DONE
     return _conclude(validate_fold(average, plan, raw, validation_cases, folder, device), folder)
+
+
+def _glance(
+    cases_folder: Path,
+    training: list[str],
+    validation: list[str],
+    plan: "Plan",
+    folder: Path,
+    device: "torch.device",
+) -> "Glance | None":
+    """What looks at held-out windows after every epoch; None where no case is held out."""
+    from bonemet_auto.data.loader import PatchDataset
+    from bonemet_auto.training.glance import Glance
+
+    if not validation:
+        return None
+    # Data sets of its own: the loader's must not have files open when its processes start.
+    shown = PatchDataset(cases_folder, training, plan, seed=0)
+    held_out = PatchDataset(cases_folder, validation, plan, seed=0, augmented=False)
+    return Glance(shown, held_out, folder, device)
 
 
 def _conclude(point: "OperatingPoint", folder: Path) -> int:
@@ -225,9 +252,9 @@ def _rate(value: float | None) -> str:
 
 
 def _read_fold(
-    root: Path, dataset: str, plan_name: str, fold: int
+    root: Path, dataset: str, plan_name: str, fold: int | str
 ) -> tuple["Plan", list[str], list[str]]:
-    """Plan, training cases and validation cases of a fold."""
+    """Plan, training cases and validation cases of a fold, or all cases and none."""
     from bonemet_auto.folds import check_splits, fold_cases
     from bonemet_auto.plan_file import read_plan
     from bonemet_auto.schema import Fingerprint, Splits, read_json
@@ -238,6 +265,8 @@ def _read_fold(
     fingerprint = read_json(folder / "fingerprint.json", Fingerprint, remedy)
     splits = read_json(folder / "splits.json", Splits, remedy)
     check_splits(splits, fingerprint)
+    if isinstance(fold, str):
+        return plan, [case.case for case in fingerprint.cases], []
     training, validation = fold_cases(splits, fingerprint, fold)
     return plan, list(training), list(validation)
 

@@ -12,6 +12,7 @@ from bonemet_auto.model.mask_rcnn import MaskRCNN, build_model
 from bonemet_auto.plan_schema import Plan
 from bonemet_auto.schema import OperatingPoint, read_json
 
+ALL_NAME = "fold_all"
 _TRAIN_AGAIN = "Train this fold to its end (bonemet_train), or copy the whole folder again."
 
 
@@ -25,12 +26,13 @@ class Ensemble:
     folders: list[Path]
 
 
-def find_folds(model_folder: Path, folds: Sequence[int] | None) -> list[Path]:
+def find_folds(model_folder: Path, folds: Sequence[int | str] | None) -> list[Path]:
     """Fold folders of a model: the folder itself, or the `fold_*` in it.
 
     Args:
         model_folder: one fold, or a folder of folds.
-        folds: numbers of the folds to take; None for all.
+        folds: the folds to take, by number, or `all` for the model on all cases. None takes the
+            numbered ones, or that on all cases where it is the only one.
 
     Raises:
         ModelError: no such folder, no fold in it, or one of the wanted folds is missing.
@@ -43,7 +45,8 @@ def find_folds(model_folder: Path, folds: Sequence[int] | None) -> list[Path]:
     if (model_folder / CHECKPOINT_NAME).is_file() and folds is None:
         return [model_folder]
     found = {path.name: path for path in sorted(model_folder.glob("fold_*")) if path.is_dir()}
-    wanted = list(found) if folds is None else [f"fold_{fold}" for fold in folds]
+    numbered = [name for name in found if name != ALL_NAME]
+    wanted = (numbered or list(found)) if folds is None else [f"fold_{fold}" for fold in folds]
     missing = [name for name in wanted if name not in found]
     if missing or not wanted:
         raise ModelError(

@@ -1,6 +1,7 @@
 """Results on disk, trained folds from disk, and the command around them."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -106,6 +107,16 @@ def test_an_ensemble_takes_all_folds_and_the_mean_of_their_thresholds(trained):
 def test_a_fold_folder_is_a_model_by_itself(trained):
     assert find_folds(trained / "fold_1", None) == [trained / "fold_1"]
     assert find_folds(trained, [1]) == [trained / "fold_1"]
+
+
+def test_a_model_on_all_cases_predicts_when_asked_or_when_it_is_alone(trained, tmp_path):
+    whole = shutil.copytree(trained, tmp_path / "model")
+    shutil.copytree(whole / "fold_0", whole / "fold_all")
+    assert [path.name for path in find_folds(whole, None)] == ["fold_0", "fold_1"]
+    assert find_folds(whole, ["all"]) == [whole / "fold_all"]
+    for fold in (0, 1):
+        shutil.rmtree(whole / f"fold_{fold}")
+    assert find_folds(whole, None) == [whole / "fold_all"]
 
 
 @pytest.mark.parametrize("folds", [[0, 4], [7]], ids=str)

@@ -261,6 +261,25 @@ def test_another_fold_may_give_the_first_weights(trained, root, capsys, caplog):
     refused(capsys, train(root, "--overwrite", "--init-weights", nowhere), nowhere)
 
 
+def test_all_cases_train_one_model_with_the_thresholds_of_the_folds(trained, tmp_path, caplog):
+    root = tmp_path / "root"
+    shutil.copytree(trained, root)
+    whole = ["1", "all", "--root", str(root), "--iterations", "4", "--workers", "0"]
+    with caplog.at_level("INFO"):
+        assert main(whole) == 0
+    assert "fold all" in caplog.text and "5 cases" in caplog.text
+    assert "nothing to validate on; " in caplog.text
+    folder = fold_of(root).with_name("fold_all")
+    borrowed = read_json(folder / "operating_point.json", OperatingPoint)
+    own = read_json(fold_of(root) / "operating_point.json", OperatingPoint)
+    assert borrowed.score_threshold == own.score_threshold and borrowed.sensitivity is None
+    assert not (folder / "validation").exists() and not (folder / "samples.png").exists()
+    shutil.rmtree(fold_of(root))
+    assert main([*whole, "--overwrite"]) == 0
+    fallback = read_json(folder / "operating_point.json", OperatingPoint)
+    assert fallback.score_threshold == 0.5 and "instead of" in fallback.rule
+
+
 def test_all_folds_train_in_turn_and_resume_skips_the_finished_ones(root, capsys, caplog):
     caplog.set_level(logging.INFO)
     refused(capsys, train(root, "--resume", fold="all_folds"), "nothing to resume")
