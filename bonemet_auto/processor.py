@@ -51,9 +51,9 @@ def tune_processor() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def default_workers() -> int:
-    """Loader processes beside the one that computes: the other cores, at most 8."""
-    return max(0, min(8, usable_cores() - 1))
+def default_workers(processes: int = 1) -> int:
+    """Loader processes beside each that computes: the other cores of its share, at most 8."""
+    return max(0, min(8, usable_cores() // processes - 1))
 
 
 def processes_for(bytes_each: int) -> int:

@@ -125,7 +125,7 @@ def _length(
     from bonemet_auto.checkpoint import Progress
     from bonemet_auto.model.masked import build_autoencoder
     from bonemet_auto.training.budget import step_seconds
-    from bonemet_auto.training.loop import Trainer
+    from bonemet_auto.training.trainer import Trainer
 
     steps = options.iterations or plan.training.iterations
     if options.time_budget is not None:

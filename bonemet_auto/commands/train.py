@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from bonemet_auto.data.loader import PatchDataset
     from bonemet_auto.plan_schema import Plan
     from bonemet_auto.schema import OperatingPoint, StoredCase
-    from bonemet_auto.training.glance import Glance
+    from bonemet_auto.training.distributed import World
 
 logger = logging.getLogger(__name__)
 
@@ -111,10 +111,19 @@ def _train(options: argparse.Namespace) -> int:
     from bonemet_auto.processor import tune_processor
 
     tune_processor()
-    return _train_all(options) if options.fold == ALL_FOLDS else _train_fold(options, started)
+    from bonemet_auto.commands.common import pick_device
+    from bonemet_auto.training.distributed import join_world, own_device
+
+    device = own_device(pick_device(options.device))
+    with join_world(device) as world:
+        if not world.leads:
+            logging.getLogger().setLevel(logging.ERROR)
+        if options.fold == ALL_FOLDS:
+            return _train_all(options, device, world)
+        return _train_fold(options, started, device, world)
 
 
-def _train_all(options: argparse.Namespace) -> int:
+def _train_all(options: argparse.Namespace, device: "torch.device", world: "World") -> int:
     """All folds in turn; with `--resume` those that are not finished."""
     from bonemet_auto.schema import Splits, read_json
 
@@ -133,14 +142,14 @@ def _train_all(options: argparse.Namespace) -> int:
         )
     if options.resume and not begun:
         raise UsageError(f"nothing to resume in {results}; leave --resume out to start")
-    if options.overwrite:
+    if options.overwrite and world.leads:
         # Of all, before the first starts: --resume must not take an old one for finished.
         for folder in folds.values():
             clear_folder(folder)
     outcome = EXIT_DONE
     for fold, folder in folds.items():
-        goes_on = options.resume and has_checkpoint(folder)
-        if goes_on and (folder / FINISHED_NAME).is_file():
+        goes_on = world.from_leader(options.resume and has_checkpoint(folder))
+        if goes_on and world.from_leader((folder / FINISHED_NAME).is_file()):
             claim_folder(folder, _read_fold(root, name, options.plan_name, fold)[0], options)
             logger.info("fold %d is finished: %s", fold, folder)
             outcome = max(outcome, _outcome(folder))
@@ -148,15 +157,17 @@ def _train_all(options: argparse.Namespace) -> int:
         now = time.perf_counter()
         changed = {"fold": fold, "resume": goes_on, "max_time": ends and max(0.0, ends - now)}
         changed |= {"init_weights": None if goes_on else options.init_weights}
-        outcome = max(outcome, _train_fold(argparse.Namespace(**vars(options) | changed), now))
+        of_fold = argparse.Namespace(**vars(options) | changed)
+        outcome = max(outcome, _train_fold(of_fold, now, device, world))
     return outcome
 
 
-def _train_fold(options: argparse.Namespace, started: float) -> int:
+def _train_fold(
+    options: argparse.Namespace, started: float, device: "torch.device", world: "World"
+) -> int:
     import torch
 
     from bonemet_auto.checkpoint import Progress
-    from bonemet_auto.commands.common import pick_device
     from bonemet_auto.commands.fold_validation import (
         borrow_point,
         require_raw_cases,
@@ -166,6 +177,8 @@ def _train_fold(options: argparse.Namespace, started: float) -> int:
     from bonemet_auto.model.mask_rcnn import build_model
     from bonemet_auto.processor import default_workers
     from bonemet_auto.store import read_meta
+    from bonemet_auto.training.distributed import local_processes
+    from bonemet_auto.training.glance import Glance
     from bonemet_auto.training.loop import train
 
     root = data_root(options.root)
@@ -177,17 +190,17 @@ def _train_fold(options: argparse.Namespace, started: float) -> int:
     require_raw_cases(raw, validation_cases)
     cases_folder = preprocessed_folder(root, dataset_name) / options.plan_name / "cases"
     folder = results_folder(root, dataset_name, options.plan_name) / f"fold_{options.fold}"
-    device = pick_device(options.device)
-    workers = default_workers() if options.workers is None else options.workers
+    workers = default_workers(local_processes()) if options.workers is None else options.workers
     initial = initial_weights(options, root, dataset_name)
-    progress = claim_folder(folder, plan, options)
+    progress = world.from_leader(claim_folder(folder, plan, options) if world.leads else None)
     dataset = PatchDataset(cases_folder, training_cases, plan, progress.seed)
     if not options.resume:
         held_out = [read_meta(cases_folder, case) for case in validation_cases]
         spent_s = time.perf_counter() - started
-        steps, epochs = _length(options, plan, dataset, held_out, device, workers, spent_s)
+        steps, epochs = _length(options, plan, dataset, held_out, device, workers, spent_s, world)
         progress = Progress(0, steps, epochs, options.seed)
-        start_folder(plan, raw, folder)
+        if world.leads:
+            start_folder(plan, raw, folder)
         logger.info(
             "training %s %s fold %s on %s: %d cases, %d steps in %d epochs",
             dataset_name, plan.name, options.fold, device, len(training_cases), steps, epochs,
@@ -196,36 +209,24 @@ def _train_fold(options: argparse.Namespace, started: float) -> int:
     model = build_model(plan.network)
     if initial is not None:
         initialise(model, initial, options.init_weights)
-    glance = _glance(cases_folder, training_cases, validation_cases, plan, folder, device)
+    glance = None
+    if world.leads and validation_cases:
+        # Data sets of its own: the loader's must not have files open when its processes start.
+        shown = PatchDataset(cases_folder, training_cases, plan, seed=0)
+        held_out_windows = PatchDataset(cases_folder, validation_cases, plan, 0, augmented=False)
+        glance = Glance(shown, held_out_windows, folder, device)
     left_s = None if options.max_time is None else options.max_time - time.perf_counter() + started
     average = train(
-        model, plan, dataset, folder, progress, device, workers, options.resume, left_s, glance
-    )
+        model, plan, dataset, folder, progress, device, workers, options.resume, left_s, glance,
+        world,
+    )  # fmt: skip
+    if not world.leads:
+        return EXIT_DONE
     if not validation_cases:
         point = borrow_point(folder)
         logger.info("nothing to validate on; %s; everything is in %s", point.rule, folder)
         return EXIT_DONE
     return _conclude(validate_fold(average, plan, raw, validation_cases, folder, device), folder)
-
-
-def _glance(
-    cases_folder: Path,
-    training: list[str],
-    validation: list[str],
-    plan: "Plan",
-    folder: Path,
-    device: "torch.device",
-) -> "Glance | None":
-    """What looks at held-out windows after every epoch; None where no case is held out."""
-    from bonemet_auto.data.loader import PatchDataset
-    from bonemet_auto.training.glance import Glance
-
-    if not validation:
-        return None
-    # Data sets of its own: the loader's must not have files open when its processes start.
-    shown = PatchDataset(cases_folder, training, plan, seed=0)
-    held_out = PatchDataset(cases_folder, validation, plan, seed=0, augmented=False)
-    return Glance(shown, held_out, folder, device)
 
 
 def _conclude(point: "OperatingPoint", folder: Path) -> int:
@@ -279,6 +280,7 @@ def _length(
     device: "torch.device",
     workers: int,
     spent_s: float,
+    world: "World",
 ) -> tuple[int, int]:
     """Steps and epochs of a fresh run."""
     from bonemet_auto.training.budget import steps_for_budget
@@ -290,5 +292,7 @@ def _length(
     steps = options.iterations or training.iterations
     if options.time_budget is not None:
         left_s = options.time_budget - spent_s
-        steps = steps_for_budget(plan, dataset, validation, device, workers, left_s)
+        steps = steps_for_budget(plan, dataset, validation, device, workers, left_s, world)
+        # Each process has timed its own.
+        steps = world.from_leader(steps)
     return steps, min(training.epochs, max(1, steps // 10))

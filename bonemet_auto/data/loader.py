@@ -195,13 +195,16 @@ def window_targets(instances: Int, lesions: Sequence[StoredLesion]) -> Targets:
 class _Numbers(Sampler[list[int]]):
     """Batches of consecutive sample numbers: resuming at step s needs no state but s."""
 
-    def __init__(self, first_step: int, last_step: int, batch_size: int) -> None:
+    def __init__(
+        self, first_step: int, last_step: int, batch_size: int, places: Sequence[int]
+    ) -> None:
         self.steps = range(first_step, last_step)
         self.batch_size = batch_size
+        self.places = places
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in self.steps:
-            yield list(range(step * self.batch_size, (step + 1) * self.batch_size))
+            yield [step * self.batch_size + place for place in self.places]
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -214,12 +217,21 @@ def collate(samples: list[Sample]) -> Batch:
 
 
 def batches(
-    dataset: PatchDataset, first_step: int, last_step: int, batch_size: int, workers: int
+    dataset: PatchDataset,
+    first_step: int,
+    last_step: int,
+    batch_size: int,
+    workers: int,
+    places: Sequence[int] | None = None,
 ) -> Iterable[Batch]:
-    """Loader of the batches of training steps `first_step` to `last_step - 1`, in order."""
+    """Loader of the batches of training steps `first_step` to `last_step - 1`, in order.
+
+    With `places` only those places of each batch are loaded: the share of one of several processes.
+    """
+    places = range(batch_size) if places is None else places
     return DataLoader(
         dataset,
-        batch_sampler=_Numbers(first_step, last_step, batch_size),
+        batch_sampler=_Numbers(first_step, last_step, batch_size, places),
         num_workers=workers,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),

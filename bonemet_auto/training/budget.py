@@ -14,9 +14,10 @@ from bonemet_auto.model.mask_rcnn import MaskRCNN, build_model
 from bonemet_auto.model.precision import mixed_precision
 from bonemet_auto.plan_schema import Plan
 from bonemet_auto.schema import StoredCase
+from bonemet_auto.training.distributed import World
 from bonemet_auto.training.lanes import Network
-from bonemet_auto.training.loop import Trainer
 from bonemet_auto.training.schedule import DENSE_ONLY_SHARE
+from bonemet_auto.training.trainer import ALONE, Trainer
 
 _LEAST_UNTIMED_STEPS = 4
 _TIMED_STEPS = 10
@@ -33,6 +34,7 @@ def steps_for_budget(
     device: torch.device,
     workers: int,
     budget_s: float,
+    world: World = ALONE,
 ) -> int:
     """Steps that fit `budget_s` seconds together with the validation at the end.
 
@@ -43,11 +45,11 @@ def steps_for_budget(
         UsageError: not even ten steps fit.
     """
     started = time.perf_counter()
-    trainer = Trainer(
-        build_model(plan.network), plan.training, plan.batch_size, 2 * _LATE, seed=0, device=device
-    )
+    share = world.share_of(plan.batch_size)
+    model = build_model(plan.network)
+    trainer = Trainer(model, plan.training, len(share), 2 * _LATE, 0, device, world)
     # Early numbers train the dense branch alone, late ones everything.
-    dense_s, all_s = step_seconds(trainer, dataset, plan.batch_size, workers, (0, _LATE))
+    dense_s, all_s = step_seconds(trainer, dataset, plan.batch_size, workers, (0, _LATE), share)
     step_s = DENSE_ONLY_SHARE * dense_s + (1 - DENSE_ONLY_SHARE) * all_s
     forward_s = _forward_seconds(trainer, plan)
     validation_s = forward_s * sum(
@@ -70,6 +72,7 @@ def step_seconds(
     batch_size: int,
     workers: int,
     numbers: Sequence[int],
+    share: Sequence[int] | None = None,
 ) -> list[float]:
     """Seconds of a step with each of some numbers, on the real loader; the network learns."""
     # What the workers made in advance while the first step was slow must be used up.
@@ -77,7 +80,7 @@ def step_seconds(
     order = [numbers[-1]] * untimed + [n for n in numbers for _ in range(_TIMED_STEPS)]
     ends = [time.perf_counter()]
     for number, batch in zip(
-        order, batches(dataset, 0, len(order), batch_size, workers), strict=False
+        order, batches(dataset, 0, len(order), batch_size, workers, share), strict=False
     ):
         trainer.step(number, batch)
         ends.append(time.perf_counter())

@@ -1,16 +1,14 @@
 """The training loop of one fold. No framework: what happens is what is written here."""
 
-import copy
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 from tqdm import tqdm
 
 from bonemet_auto.checkpoint import (
@@ -23,127 +21,18 @@ from bonemet_auto.checkpoint import (
 )
 from bonemet_auto.data.loader import Batch, PatchDataset, batches
 from bonemet_auto.errors import ModelError, StoppedError
-from bonemet_auto.model.convnext import compile_pointwise
 from bonemet_auto.model.fpn import fusion_weights
-from bonemet_auto.model.precision import mixed_precision
-from bonemet_auto.model.roi_sampling import Targets
-from bonemet_auto.plan_schema import Plan, TrainingPlan
-from bonemet_auto.processor import WINDOWS_PER_PART
-from bonemet_auto.training.lanes import Lanes, Network, lanes_for
+from bonemet_auto.plan_schema import Plan
+from bonemet_auto.training.distributed import World
+from bonemet_auto.training.lanes import Network
 from bonemet_auto.training.log import TrainingLog, epoch_line
-from bonemet_auto.training.optimizer import MuonAdamW
-from bonemet_auto.training.schedule import (
-    ema_decay,
-    is_dense_only,
-    learning_rate,
-    loss_weights,
-)
 from bonemet_auto.training.stop import Stop
+from bonemet_auto.training.trainer import ALONE, Trainer
 from bonemet_auto.training.watch import doubts
 
 logger = logging.getLogger(__name__)
 
-MAX_GRADIENT_NORM = 1.0
 _SIGNAL_DELAY_S = 0.5
-
-
-class Trainer(Generic[Network]):
-    """Network, averaged network and optimiser of one run; `step` is all that happens in a step.
-
-    Args:
-        model: network whose `forward(images, targets, generator, dense_only)` returns its losses
-            by name.
-        plan: the training settings.
-        batch_size: windows per step.
-        total_steps: length of the schedule.
-        seed: with the step number it fixes every random draw of a step.
-        device: where to train.
-    """
-
-    def __init__(
-        self,
-        model: Network,
-        plan: TrainingPlan,
-        batch_size: int,
-        total_steps: int,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        self.model = model.to(device).train()
-        self.lanes = Lanes(self.model, lanes_for(device, batch_size))
-        self.ema = copy.deepcopy(self.model).requires_grad_(False).eval()
-        if plan.compiled and device.type == "cuda":
-            compile_pointwise(self.model)
-        self.optimizer = MuonAdamW(self.model, plan)
-        self.plan = plan
-        self.total_steps = total_steps
-        self.seed = seed
-        self.device = device
-
-    def step(self, number: int, batch: Batch) -> dict[str, Tensor]:
-        """Learn from one batch and return its losses.
-
-        Raises:
-            ModelError: the loss is not finite.
-        """
-        rate = learning_rate(
-            number, self.total_steps, self.plan.learning_rate, self.plan.warmup_share
-        )
-        weights = loss_weights(number, self.total_steps)
-        dense_only = is_dense_only(number, self.total_steps)
-        parts = split(batch, self.device, self.seed, number)
-
-        def learn(model: Network, part: _Part) -> dict[str, Tensor]:
-            with mixed_precision(self.device):
-                losses = model(part.images, part.targets, part.generator, dense_only=dense_only)
-            # Losses that the schedule does not know, as of pretraining, count in full.
-            weighted = (loss * weights.get(name, 1.0) for name, loss in losses.items())
-            total = sum(weighted, torch.zeros(()))
-            _require_finite(total, losses, number, batch)
-            (total / len(parts)).backward()
-            return {name: loss.detach() for name, loss in losses.items()}
-
-        self.optimizer.zero_grad()
-        done = self.lanes.run(learn, parts)
-        losses = {name: torch.stack([part[name] for part in done]).mean() for name in done[0]}
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
-        _require_finite(norm, losses, number, batch)
-        self.optimizer.step(rate)
-        update_average(self.ema, self.model, ema_decay(number, self.total_steps))
-        return losses
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Windows that go through the network together, and their own source of draws."""
-
-    images: Tensor
-    targets: list[Targets]
-    generator: torch.Generator
-
-
-def split(batch: Batch, device: torch.device, seed: int, step: int) -> list[_Part]:
-    """Parts of a batch: all of it on a GPU, a few windows each on a CPU."""
-    images, targets = _to_device(batch, device)
-    size = len(images) if device.type != "cpu" else WINDOWS_PER_PART
-    starts = range(0, len(images), size)
-    draws = np.random.SeedSequence([seed, step]).generate_state(len(starts))
-    return [
-        _Part(
-            images[start : start + size],
-            targets[start : start + size],
-            torch.Generator().manual_seed(int(draw)),
-        )
-        for start, draw in zip(starts, draws, strict=True)
-    ]
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """Move the averaged weights towards the model's."""
-    ours: list[Tensor] = list(average.parameters())
-    theirs: list[Tensor] = list(model.parameters())
-    torch._foreach_lerp_(ours, theirs, 1 - decay)
 
 
 def train(
@@ -157,6 +46,7 @@ def train(
     resume: bool,
     max_time_s: float | None = None,
     glance: Callable[[Network], dict[str, float]] | None = None,
+    world: World = ALONE,
 ) -> Network:
     """Train up to `progress.total_steps` and return the averaged network.
 
@@ -171,24 +61,25 @@ def train(
         resume: go on from the last checkpoint in `folder`.
         max_time_s: stop after so many seconds, to be resumed.
         glance: measures the averaged network after every epoch, for `metrics.csv`.
+        world: the processes that train together; the first one writes the files.
 
     Raises:
         ModelError: the loss is not finite, or the checkpoint cannot be used.
         StoppedError: asked to stop (see `Stop`); the checkpoint holds the step reached.
     """
-    if resume:
-        content = load_to_resume(folder, device)
-        progress = progress_of(content)
-    trainer = Trainer(
-        model, plan.training, plan.batch_size, progress.total_steps, progress.seed, device
-    )
-    if resume:
-        _restore(trainer, content, folder)
-        logger.info("resumed at step %d of %d", progress.step, progress.total_steps)
+    trainer, progress = _begin(model, plan, folder, progress, device, resume, world)
     ends = epoch_ends(progress.total_steps, progress.epochs)
     log = TrainingLog(folder, first_epoch=sum(end <= progress.step for end in ends))
-    loader = batches(dataset, progress.step, progress.total_steps, plan.batch_size, workers)
-    bar = tqdm(total=progress.total_steps, initial=progress.step, unit="step", disable=None)
+    loader = batches(
+        dataset,
+        progress.step,
+        progress.total_steps,
+        plan.batch_size,
+        workers,
+        world.share_of(plan.batch_size),
+    )
+    hidden = None if world.leads else True  # None: where no terminal is
+    bar = tqdm(total=progress.total_steps, initial=progress.step, unit="step", disable=hidden)
     with Stop(folder, max_time_s) as stop, bar:
         with stop.sheltered():
             stream = iter(loader)
@@ -197,28 +88,57 @@ def train(
                 continue
             row, reached = _epoch(trainer, stream, progress.step, end, bar, stop)
             progress = replace(progress, step=reached)
-            if reached == end:
-                row = {"epoch": epoch, "step": end, **row, **fusion_weights(trainer.model)}
-                log.add(row | (glance(trainer.ema) if glance else {}))
-                _tell(log, len(ends), progress.total_steps, bool(bar.disable))
-            state = trainer.optimizer.state_dict()
-            save_checkpoint(folder, progress, trainer.model, trainer.ema, state)
-            if reason := stop.reason():
+            if world.leads:
+                if reached == end:
+                    _report(trainer, log, {"epoch": epoch, "step": end, **row}, len(ends), glance)
+                state = trainer.optimizer.state_dict()
+                save_checkpoint(folder, progress, trainer.model, trainer.ema, state)
+            if world.anybody(stop.reason() is not None):
                 raise StoppedError(
-                    f"stopped by {reason} after step {reached} of {progress.total_steps}; the same "
-                    "command goes on from there with --resume (in place of --overwrite or "
-                    "--init-weights)"
+                    f"stopped by {stop.reason() or 'another process'} after step {reached} of "
+                    f"{progress.total_steps}; the same command goes on from there with --resume "
+                    "(in place of --overwrite or --init-weights)"
                 )
-    (folder / PREVIOUS_NAME).unlink(missing_ok=True)
+    if world.leads:
+        (folder / PREVIOUS_NAME).unlink(missing_ok=True)
     return trainer.ema
 
 
-def _tell(log: TrainingLog, epochs: int, total_steps: int, without_bar: bool) -> None:
-    """Say how the last epoch went, and what is to be doubted."""
-    if without_bar:
-        logger.info(epoch_line(log.rows[-1], epochs, total_steps))
-    for doubt in doubts(log.rows, total_steps):
+def _report(
+    trainer: Trainer[Network],
+    log: TrainingLog,
+    row: dict[str, float],
+    epochs: int,
+    glance: Callable[[Network], dict[str, float]] | None,
+) -> None:
+    """Write and say how an epoch went, and what is to be doubted."""
+    log.add(row | fusion_weights(trainer.model) | (glance(trainer.ema) if glance else {}))
+    # Where a terminal is, the progress bar says it.
+    level = logging.DEBUG if sys.stderr.isatty() else logging.INFO
+    logger.log(level, epoch_line(log.rows[-1], epochs, trainer.total_steps))
+    for doubt in doubts(log.rows, trainer.total_steps):
         logger.warning(doubt)
+
+
+def _begin(
+    model: Network,
+    plan: Plan,
+    folder: Path,
+    progress: Progress,
+    device: torch.device,
+    resume: bool,
+    world: World,
+) -> tuple[Trainer[Network], Progress]:
+    """Trainer of a fresh run, or of one that goes on from its last checkpoint."""
+    content = load_to_resume(folder, device) if resume else None
+    if content is not None:
+        progress = progress_of(content)
+    each, total = len(world.share_of(plan.batch_size)), progress.total_steps
+    trainer = Trainer(model, plan.training, each, total, progress.seed, device, world)
+    if content is not None:
+        _restore(trainer, content, folder)
+        logger.info("resumed at step %d of %d", progress.step, total)
+    return trainer, progress
 
 
 def _restore(trainer: Trainer[Network], content: dict[str, Any], folder: Path) -> None:
@@ -253,7 +173,8 @@ def _epoch(
     for number in range(first, end):
         asked = time.perf_counter()
         batch = _next_batch(stream, stop)
-        if batch is None:
+        asked_to_stop = batch is None or stop.reason() is not None
+        if trainer.world.anybody(asked_to_stop) or batch is None:
             break
         waited_s += time.perf_counter() - asked
         losses = trainer.step(number, batch)
@@ -262,8 +183,6 @@ def _epoch(
             values.setdefault(name, []).append(value)
         bar.update()
         reached = number + 1
-        if stop.reason():
-            break
     n = max(1, reached - first)
     means = {name: sum(many) / len(many) for name, many in values.items()}
     bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
@@ -285,27 +204,3 @@ def _next_batch(stream: Iterator[Batch], stop: Stop) -> Batch | None:
         if stop.reason() is None:
             raise
         return None
-
-
-def _to_device(batch: Batch, device: torch.device) -> tuple[Tensor, list[Targets]]:
-    images = batch.images.to(device, non_blocking=True)
-    targets = [
-        Targets(
-            item.boxes.to(device, non_blocking=True),
-            item.instances.to(device, non_blocking=True),
-            item.is_lung.to(device, non_blocking=True),
-        )
-        for item in batch.targets
-    ]
-    return images, targets
-
-
-def _require_finite(value: Tensor, losses: dict[str, Tensor], number: int, batch: Batch) -> None:
-    if torch.isfinite(value):
-        return
-    values = ", ".join(f"{name} {loss.item():.3g}" for name, loss in losses.items())
-    raise ModelError(
-        f"the loss or its gradient is not finite at step {number} ({values}); the batch held cases "
-        f"{', '.join(batch.cases)}. Look at these cases, or lower learning_rate in plan.json; "
-        "--resume goes on from the last epoch."
-    )

@@ -109,7 +109,7 @@ def measure(plan: Plan) -> dict[str, int]:
     from bonemet_auto.data.loader import Batch
     from bonemet_auto.model.mask_rcnn import build_model
     from bonemet_auto.model.roi_sampling import Targets
-    from bonemet_auto.training.loop import Trainer
+    from bonemet_auto.training.trainer import Trainer
 
     device = torch.device(plan.target.device)
     torch.zeros(8, 8, device=device) @ torch.zeros(8, 8, device=device)

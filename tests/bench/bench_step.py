@@ -20,7 +20,7 @@ from torch import nn  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from bonemet_auto.data.loader import Batch  # noqa: E402
-from bonemet_auto.training.loop import Trainer  # noqa: E402
+from bonemet_auto.training.trainer import Trainer  # noqa: E402
 from tests.bench.dense_baseline import WIDTHS, PlainUnet  # noqa: E402
 from tests.bench.step_time import TOTAL, make_batch, make_model, make_trainer  # noqa: E402
 

@@ -35,7 +35,8 @@ from bonemet_auto.model.mask_rcnn import Detections, Outlines  # noqa: E402
 from bonemet_auto.model.roi_sampling import Targets  # noqa: E402
 from bonemet_auto.plan_schema import Plan  # noqa: E402
 from bonemet_auto.schema import Fingerprint, Splits, read_json  # noqa: E402
-from bonemet_auto.training.loop import Trainer, train  # noqa: E402
+from bonemet_auto.training.loop import train  # noqa: E402
+from bonemet_auto.training.trainer import Trainer  # noqa: E402
 
 WIDTHS = (16, 32, 64, 96)
 

@@ -20,7 +20,7 @@ from bonemet_auto.model.mask_rcnn import MaskRCNN, build_model  # noqa: E402
 from bonemet_auto.model.roi_sampling import Targets  # noqa: E402
 from bonemet_auto.plan_schema import NetworkPlan, TrainingPlan  # noqa: E402
 from bonemet_auto.training.lanes import Lanes  # noqa: E402
-from bonemet_auto.training.loop import Trainer  # noqa: E402
+from bonemet_auto.training.trainer import Trainer  # noqa: E402
 from planners.fast import FAST  # noqa: E402
 
 PATCH, WINDOWS, TOTAL = (32, 48, 48), 4, 1000

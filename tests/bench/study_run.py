@@ -26,7 +26,8 @@ from bonemet_auto.model.transfer import transfer_weights  # noqa: E402
 from bonemet_auto.plan_schema import AugmentationPlan, Plan  # noqa: E402
 from bonemet_auto.schema import Fingerprint, Splits, read_json  # noqa: E402
 from bonemet_auto.training import schedule  # noqa: E402
-from bonemet_auto.training.loop import Trainer, train  # noqa: E402
+from bonemet_auto.training.loop import train  # noqa: E402
+from bonemet_auto.training.trainer import Trainer  # noqa: E402
 from tests.bench.study import DATASET, cohorts_of, run_folder  # noqa: E402
 from tests.bench.variants import VARIANTS, Variant, WithoutDense, build_variant  # noqa: E402
 

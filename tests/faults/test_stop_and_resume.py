@@ -18,7 +18,7 @@ from bonemet_auto.checkpoint import (
     progress_of,
 )
 from bonemet_auto.errors import ModelError, StoppedError
-from bonemet_auto.training import log, loop
+from bonemet_auto.training import log, trainer
 from tests.faults.test_kill_and_resume import CPU, STEPS, cases, run  # noqa: F401 - a fixture
 from tests.unit.test_train_command import prepared  # noqa: F401 - a fixture
 
@@ -38,14 +38,14 @@ def no_pictures(monkeypatch):
 
 def stop_after(monkeypatch, folder, n_steps):
     """Put a stop file down while step number `n_steps` runs."""
-    step, left = loop.Trainer.step, iter(range(n_steps - 1))
+    step, left = trainer.Trainer.step, iter(range(n_steps - 1))
 
     def last(self, number, batch):
         if next(left, None) is None:
             (folder / "stop").touch()
         return step(self, number, batch)
 
-    monkeypatch.setattr(loop.Trainer, "step", last)
+    monkeypatch.setattr(trainer.Trainer, "step", last)
 
 
 def same(one, other):

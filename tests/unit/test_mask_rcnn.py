@@ -7,8 +7,8 @@ from bonemet_auto.model import mask_rcnn
 from bonemet_auto.model.boxes import pairwise_iou
 from bonemet_auto.model.mask_rcnn import build_model
 from bonemet_auto.model.roi_sampling import Targets
-from bonemet_auto.training.loop import Trainer
 from bonemet_auto.training.schedule import LOSS_WEIGHTS
+from bonemet_auto.training.trainer import Trainer
 from tests.unit.training_fakes import AIR, box_batch, box_targets, make_network, training_plan
 
 SHAPE = (8, 16, 24)

@@ -59,9 +59,9 @@ def test_a_resumed_pretraining_equals_one_in_one_go(root, tmp_path, capsys, monk
     refused(capsys, pretrain(root, "--resume"), "nothing to resume")
     shutil.copytree(root, tmp_path / "other")
     assert pretrain(root, "--iterations", "20", "--seed", "4") == 0
-    from bonemet_auto.training import loop
+    from bonemet_auto.training import trainer
 
-    step, left = loop.Trainer.step, iter(range(13))
+    step, left = trainer.Trainer.step, iter(range(13))
 
     def breaks_off(self, number, batch):
         if next(left, None) is None:
@@ -69,7 +69,7 @@ def test_a_resumed_pretraining_equals_one_in_one_go(root, tmp_path, capsys, monk
         return step(self, number, batch)
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop.Trainer, "step", breaks_off)
+        patched.setattr(trainer.Trainer, "step", breaks_off)
         pretrain(tmp_path / "other", "--iterations", "20", "--seed", "4")
     assert pretrain(tmp_path / "other", "--resume") == 0
     whole, resumed = weights(root), weights(tmp_path / "other")

@@ -15,10 +15,12 @@ from bonemet_auto.checkpoint import (
 from bonemet_auto.data.loader import PatchDataset
 from bonemet_auto.errors import ModelError
 from bonemet_auto.model.mask_rcnn import build_model
-from bonemet_auto.training import budget, log, loop
+from bonemet_auto.training import budget, log
+from bonemet_auto.training import trainer as trainer_module
 from bonemet_auto.training.log import TrainingLog
-from bonemet_auto.training.loop import Trainer, epoch_ends, train, update_average
+from bonemet_auto.training.loop import epoch_ends, train
 from bonemet_auto.training.schedule import DENSE_LOSSES, DETECTION_LOSSES, LOSS_WEIGHTS
+from bonemet_auto.training.trainer import Trainer, update_average
 from tests.unit.training_fakes import box_batch, training_plan, write_stored_case
 
 CPU = torch.device("cpu")
@@ -141,7 +143,7 @@ def test_a_gradient_that_is_not_finite_spoils_no_weights():
 
 
 def test_large_gradients_are_clipped(monkeypatch):
-    monkeypatch.setattr(loop, "MAX_GRADIENT_NORM", 1e-3)
+    monkeypatch.setattr(trainer_module, "MAX_GRADIENT_NORM", 1e-3)
     trainer = make_trainer()
     trainer.step(9, box_batch(SHAPE, WINDOWS))
     gradients = [p.grad.norm() for p in trainer.model.parameters() if p.grad is not None]
