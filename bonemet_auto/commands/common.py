@@ -85,8 +85,12 @@ def run_command(
     work: Callable[[argparse.Namespace], int],
     arguments: Sequence[str] | None,
 ) -> int:
-    """Parse, work, and turn every outcome into an exit code and at most one line of complaint."""
+    """Parse, work, and turn every outcome into an exit code and at most one line of complaint.
+
+    `work` finds the arguments as they were typed in `given`.
+    """
     options = parser.parse_args(arguments)
+    options.given = sys.argv[1:] if arguments is None else list(arguments)
     logging.basicConfig(
         level=logging.DEBUG if options.verbose else logging.INFO,
         format="%(message)s",

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bonemet_auto.commands.common import EXIT_DONE, EXIT_SOME_FAILED
 from bonemet_auto.errors import UsageError
 
 if TYPE_CHECKING:
@@ -14,19 +15,22 @@ FINISHED_NAME = "operating_point.json"
 """Comes last, after the validation."""
 
 
-def has_checkpoint(folder: Path) -> bool:
-    """Whether a run was begun in a folder."""
+def checkpoints_of(folder: Path) -> tuple[Path, ...]:
+    """Files of a folder of which either lets a run go on."""
     from bonemet_auto.checkpoint import CHECKPOINT_NAME, PREVIOUS_NAME
 
-    return any((folder / name).is_file() for name in (CHECKPOINT_NAME, PREVIOUS_NAME))
+    return folder / CHECKPOINT_NAME, folder / PREVIOUS_NAME
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run was begun in a folder."""
+    return any(path.is_file() for path in checkpoints_of(folder))
 
 
 def clear_folder(folder: Path) -> None:
     """Remove what would let an earlier run pass for the one that is to come."""
-    from bonemet_auto.checkpoint import CHECKPOINT_NAME, PREVIOUS_NAME
-
-    for stale in (FINISHED_NAME, PREVIOUS_NAME, CHECKPOINT_NAME):
-        (folder / stale).unlink(missing_ok=True)
+    for stale in (folder / FINISHED_NAME, *checkpoints_of(folder)):
+        stale.unlink(missing_ok=True)
 
 
 def claim_folder(folder: Path, plan: "Plan", options: argparse.Namespace) -> "Progress":
@@ -64,3 +68,9 @@ def start_folder(plan: "Plan", raw: Path, folder: Path) -> None:
     write_json(folder / "plan.json", plan)
     source = require_file(raw / "dataset.json", "The raw dataset must be in place.")
     write_text(folder / "dataset.json", source.read_text(encoding="utf-8"))
+
+
+def outcome_of(folder: Path) -> int:
+    """Exit code of a finished fold."""
+    failed = (folder / "validation" / "failed_cases.json").is_file()
+    return EXIT_SOME_FAILED if failed else EXIT_DONE

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bonemet_auto.commands.cluster import Job, add_cluster, own_arguments, submit
 from bonemet_auto.commands.common import (
     EXIT_DONE,
     EXIT_REFUSED,
@@ -58,10 +59,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--skip-bad-cases", action="store_true", help="leave out cases with faults, exit with 3"
     )
     parser.add_argument("--plan-only", action="store_true", help="do not preprocess")
+    add_cluster(parser)
     return run_command(parser, _plan_and_preprocess, arguments)
 
 
+def _submit(options: argparse.Namespace) -> int:
+    """One job; a second run of it passes over the cases that the first one stored."""
+    root = data_root(options.root)
+    name = find_dataset(root, options.dataset)
+    job = Job("plan_and_preprocess", tuple(own_arguments(options.given)))
+    submit([job], preprocessed_folder(root, name) / "jobs", f"bonemet_{name}", options)
+    return EXIT_DONE
+
+
 def _plan_and_preprocess(options: argparse.Namespace) -> int:
+    if options.cluster:
+        return _submit(options)
     from bonemet_auto.integrity import inspect_dataset, inspection_bytes
     from bonemet_auto.processor import processes_for
     from bonemet_auto.raw_dataset import open_raw_dataset

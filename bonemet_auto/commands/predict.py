@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bonemet_auto import __version__
+from bonemet_auto.commands.cluster import Job, add_cluster, own_arguments, submit
 from bonemet_auto.commands.common import (
     EXIT_DONE,
     EXIT_SOME_FAILED,
@@ -69,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--report", action="store_true", help="also write report.html, with pictures of every case"
     )
+    add_cluster(parser)
     rerun = parser.add_mutually_exclusive_group()
     rerun.add_argument("--overwrite", action="store_true", help="write into a folder with results")
     rerun.add_argument(
@@ -93,7 +95,27 @@ def _share(text: str) -> float:
     return value
 
 
+def _submit(options: argparse.Namespace) -> int:
+    """A job for each part of the cases."""
+    from bonemet_auto.images import find_images
+
+    if options.part_id:
+        raise UsageError("--cluster submits all parts; leave -part_id out")
+    images = find_images(options.input)
+    own, parts = own_arguments(options.given), options.num_parts
+    jobs = []
+    for part in range(parts):
+        _claim_output(options, _own_part(images, parts, part))
+        flags = [*own, "-part_id", str(part)]
+        jobs.append(Job("predict", tuple(flags), ("--continue",), (options.output,)))
+    logs = options.output.with_name(f"{options.output.name}_jobs")
+    submit(jobs, logs, "bonemet_predict", options)
+    return EXIT_DONE
+
+
 def _predict(options: argparse.Namespace) -> int:
+    if options.cluster:
+        return _submit(options)
     from bonemet_auto.processor import tune_processor
 
     tune_processor()

@@ -4,12 +4,14 @@ import argparse
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bonemet_auto.commands.all_folds import ALL_FOLDS, submit_folds, train_in_turn
+from bonemet_auto.commands.cluster import add_cluster
 from bonemet_auto.commands.common import (
     EXIT_DONE,
-    EXIT_SOME_FAILED,
     add_root,
     command_parser,
     natural,
@@ -17,15 +19,8 @@ from bonemet_auto.commands.common import (
     positive,
     run_command,
 )
-from bonemet_auto.commands.fold_folder import (
-    FINISHED_NAME,
-    claim_folder,
-    clear_folder,
-    has_checkpoint,
-    start_folder,
-)
+from bonemet_auto.commands.fold_folder import claim_folder, outcome_of, start_folder
 from bonemet_auto.commands.initial_weights import initial_weights, initialise
-from bonemet_auto.errors import UsageError
 from bonemet_auto.files import data_root, find_dataset, preprocessed_folder, results_folder
 
 if TYPE_CHECKING:
@@ -38,7 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ALL_FOLDS, ALL_CASES = "all_folds", "all"
+ALL_CASES = "all"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="8h",
         help="stop after so long with a checkpoint and exit code 4, to go on with --resume",
     )
+    add_cluster(parser)
     start = parser.add_mutually_exclusive_group()
     start.add_argument(
         "--resume",
@@ -108,6 +104,8 @@ def _fold(text: str) -> int | str:
 
 def _train(options: argparse.Namespace) -> int:
     started = time.perf_counter()
+    if options.cluster:
+        return submit_folds(options)
     from bonemet_auto.processor import tune_processor
 
     tune_processor()
@@ -119,47 +117,8 @@ def _train(options: argparse.Namespace) -> int:
         if not world.leads:
             logging.getLogger().setLevel(logging.ERROR)
         if options.fold == ALL_FOLDS:
-            return _train_all(options, device, world)
+            return train_in_turn(options, partial(_train_fold, device=device, world=world), world)
         return _train_fold(options, started, device, world)
-
-
-def _train_all(options: argparse.Namespace, device: "torch.device", world: "World") -> int:
-    """All folds in turn; with `--resume` those that are not finished."""
-    from bonemet_auto.schema import Splits, read_json
-
-    ends = None if options.max_time is None else time.perf_counter() + options.max_time
-    root = data_root(options.root)
-    name = find_dataset(root, options.dataset)
-    remedy = f"Run bonemet_plan_and_preprocess -d {name} first."
-    splits = read_json(preprocessed_folder(root, name) / "splits.json", Splits, remedy)
-    results = results_folder(root, name, options.plan_name)
-    folds = {fold: results / f"fold_{fold}" for fold in range(len(splits.validation))}
-    begun = [str(folder) for folder in folds.values() if has_checkpoint(folder)]
-    if begun and not (options.resume or options.overwrite):
-        raise UsageError(
-            f"{', '.join(begun)} hold trained folds; --resume goes on with them and leaves the "
-            "finished ones, --overwrite starts over"
-        )
-    if options.resume and not begun:
-        raise UsageError(f"nothing to resume in {results}; leave --resume out to start")
-    if options.overwrite and world.leads:
-        # Of all, before the first starts: --resume must not take an old one for finished.
-        for folder in folds.values():
-            clear_folder(folder)
-    outcome = EXIT_DONE
-    for fold, folder in folds.items():
-        goes_on = world.from_leader(options.resume and has_checkpoint(folder))
-        if goes_on and world.from_leader((folder / FINISHED_NAME).is_file()):
-            claim_folder(folder, _read_fold(root, name, options.plan_name, fold)[0], options)
-            logger.info("fold %d is finished: %s", fold, folder)
-            outcome = max(outcome, _outcome(folder))
-            continue
-        now = time.perf_counter()
-        changed = {"fold": fold, "resume": goes_on, "max_time": ends and max(0.0, ends - now)}
-        changed |= {"init_weights": None if goes_on else options.init_weights}
-        of_fold = argparse.Namespace(**vars(options) | changed)
-        outcome = max(outcome, _train_fold(of_fold, now, device, world))
-    return outcome
 
 
 def _train_fold(
@@ -239,13 +198,7 @@ def _conclude(point: "OperatingPoint", folder: Path) -> int:
             "no lesion of the validation cases was found; progress.png shows whether the network "
             "was still learning (train longer) or never began to"
         )
-    return _outcome(folder)
-
-
-def _outcome(folder: Path) -> int:
-    """Exit code of a finished fold."""
-    failed = (folder / "validation" / "failed_cases.json").is_file()
-    return EXIT_SOME_FAILED if failed else EXIT_DONE
+    return outcome_of(folder)
 
 
 def _rate(value: float | None) -> str:

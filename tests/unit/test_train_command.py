@@ -205,7 +205,7 @@ def test_a_budget_becomes_a_number_of_steps_that_is_stored(root, monkeypatch):
     given = []
     monkeypatch.setattr(budget, "steps_for_budget", lambda *a: (given.append(a[2:]), 5)[1])
     assert train(root, "--time-budget", "10m") == 0
-    (validation, _, _, left_s) = given[0]
+    validation, _, _, left_s, _ = given[0]
     assert 500 < left_s < 600 and len(validation) >= 1
     stored = torch.load(fold_of(root) / "checkpoint_last.pt", weights_only=True)["progress"]
     assert stored["total_steps"] == stored["step"] == 5
@@ -308,7 +308,7 @@ def test_all_folds_started_over_leave_no_old_fold_for_finished(root, monkeypatch
     """Stopped in the first of them; what --resume then trains, and with which weights."""
     begun = []
 
-    def stopped(options, _started):
+    def stopped(options, _started, **_processes):
         begun.append((options.fold, options.resume, options.init_weights))
         raise StoppedError("stopped")
 
