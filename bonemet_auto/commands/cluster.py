@@ -26,9 +26,6 @@ from bonemet_auto.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
-WARNING_SIGNAL = signal.SIGUSR2
-"""submitit asks SLURM to send it."""
-
 WARNED_S = 120
 """Seconds before its time is up at which a job is told."""
 
@@ -60,7 +57,7 @@ class Job:
         code: int = main(self.arguments())
         if code == EXIT_STOPPED and warned.heard:
             _queue_again()
-        elif code not in (EXIT_DONE, EXIT_SOME_FAILED):
+        if code not in (EXIT_DONE, EXIT_SOME_FAILED, EXIT_STOPPED):
             raise RuntimeError(f"bonemet_{self.command} ended with {code}; its message is above")
         return code
 
@@ -82,7 +79,8 @@ class _Warning:
     def __init__(self) -> None:
         self.heard = False
         self._before = signal.getsignal(signal.SIGTERM)
-        signal.signal(WARNING_SIGNAL, self._hear)
+        # That is the one which submitit asks SLURM to send.
+        signal.signal(signal.SIGUSR2, self._hear)
 
     def _hear(self, _number: int, _frame: FrameType | None) -> None:
         self.heard = True
