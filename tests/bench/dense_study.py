@@ -1,108 +1,91 @@
-"""What the dense branch learns in some minutes: train it alone, look at fixed plain windows.
+"""What limits a short training? The dense branch alone, one change at a time, at equal cost.
 
-    python -m tests.bench.dense_study ROOT DATASET --other DATASET --steps 300
+    python -m tests.bench.dense_study ROOT --steps 600 --seeds 0
+    python -m tests.bench.dense_study ROOT --steps 3000 --seeds 0 1 --only today "no paste"
 
-Prints every hundred steps, for 48 windows each of training cases, validation cases and, with
-`--other`, cases of another dataset preprocessed with the same plan: average precision over voxels,
-Dice of windows that hold a lesion, share of their lesions whose mean probability exceeds .5. Last
-the CPU seconds per step. `--pasted` and `--warped` change what is augmented; other things are
-compared from tree to tree: a seed fixes windows and weights.
+Steps are today's: a change that makes them dearer gets fewer, as measured in turns. Every change of
+`tests.bench.signals` trains on fold 0 of the medium phantoms that `tests.bench.study` makes, two
+runs at a time with one thread each, and looks at fixed plain windows: of its training cases, and of
+phantoms that no run has trained on (the fold's validation cases and 24 more, seed 3). Appends to
+docs/benchmarks/signals.csv; `--table` prints the table of docs/benchmarks.md from it.
 """
 
 import argparse
+import subprocess
+import sys
 import time
-from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
-from bonemet_auto.processor import tune_processor
+import pandas as pd
 
-tune_processor()
+from bonemet_auto.files import preprocessed_folder
+from bonemet_auto.plan_schema import Plan
+from bonemet_auto.schema import read_json, write_json
+from tests.bench.signals import SIGNALS
+from tests.bench.study import DATASET, commit, make_cohorts
 
-import torch  # noqa: E402
-from sklearn.metrics import average_precision_score  # noqa: E402
-from torch import Tensor  # noqa: E402
-
-from bonemet_auto.data import loader  # noqa: E402
-from bonemet_auto.data.loader import PatchDataset, batches  # noqa: E402
-from bonemet_auto.files import find_dataset, preprocessed_folder  # noqa: E402
-from bonemet_auto.folds import fold_cases  # noqa: E402
-from bonemet_auto.model.mask_rcnn import MaskRCNN, build_model  # noqa: E402
-from bonemet_auto.model.precision import mixed_precision  # noqa: E402
-from bonemet_auto.schema import Fingerprint, Plan, Splits, read_json  # noqa: E402
-from bonemet_auto.training import schedule  # noqa: E402
-from bonemet_auto.training.loop import Trainer  # noqa: E402
-
-CPU = torch.device("cpu")
-WINDOWS = 48
-REPORT_EVERY = 100
+OTHER = "Dataset003_Val"
+CSV = Path(__file__).parents[2] / "docs" / "benchmarks" / "signals.csv"
+SHOWN = ("cost", "AP", "Dice", "found", "AP, own")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("root", type=Path)
-    parser.add_argument("dataset")
-    parser.add_argument("--other")
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--pasted", type=float, default=loader.PASTE_SHARE)
-    parser.add_argument("--warped", type=float, default=loader.SPATIAL_SHARE)
-    parser.add_argument("-p", "--plan-name", default="default")
+    parser.add_argument("--steps", type=int, default=600, help="of today's")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--only", nargs="+", default=list(SIGNALS), choices=list(SIGNALS))
+    parser.add_argument("--table", action="store_true", help="only print what is there")
     options = parser.parse_args()
-    loader.PASTE_SHARE, loader.SPATIAL_SHARE = options.pasted, options.warped
-    folder = preprocessed_folder(options.root, find_dataset(options.root, options.dataset))
-    plan = read_json(folder / options.plan_name / "plan.json", Plan)
-    fingerprint = read_json(folder / "fingerprint.json", Fingerprint)
-    training, held_out = fold_cases(read_json(folder / "splits.json", Splits), fingerprint, 0)
-    cases = folder / options.plan_name / "cases"
-    windows = {"training": plain(cases, training, plan), "held out": plain(cases, held_out, plan)}
-    if options.other:
-        other = preprocessed_folder(options.root, find_dataset(options.root, options.other))
-        names = [case.case for case in read_json(other / "fingerprint.json", Fingerprint).cases]
-        windows["other"] = plain(other / options.plan_name / "cases", names, plan)
-
-    schedule.DENSE_ONLY_SHARE = 10.0
-    torch.manual_seed(0)
-    trainer = Trainer(
-        build_model(plan.network), plan.training, plan.batch_size, options.steps, 0, CPU
-    )
-    dataset = PatchDataset(cases, training, plan, seed=0)
-    started = time.process_time()
-    for number, batch in enumerate(batches(dataset, 0, options.steps, plan.batch_size, 0), 1):
-        trainer.step(number - 1, batch)
-        if number % REPORT_EVERY == 0:
-            step_s = (time.process_time() - started) / REPORT_EVERY
-            figures = [f"{name}: {measure(trainer.ema, *given)}" for name, given in windows.items()]
-            print(f"step {number}, {step_s:.2f} s; " + "; ".join(figures), flush=True)
-            started = time.process_time()
+    if not options.table:
+        make_cohorts(options.root, [])
+        make_others(options.root)
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda run: start(options, *run), product(options.seeds, options.only)))
+    print_table(options.steps)
 
 
-def plain(cases: Path, names: Sequence[str], plan: Plan) -> tuple[Tensor, Tensor]:
-    """Windows as they are stored, and their instance maps."""
-    dataset = PatchDataset(cases, names, plan, seed=1, augmented=False)
-    samples = [dataset[i] for i in range(WINDOWS)]
-    return (
-        torch.stack([sample[0] for sample in samples]),
-        torch.stack([sample[1].instances for sample in samples]),
-    )
+def make_others(root: Path) -> None:
+    """Phantoms that nothing trains on, preprocessed with the plan of those that are trained on."""
+    raw = root / "raw" / OTHER
+    if not raw.is_dir():
+        phantom = ["bonemet_phantom", str(raw), "--size", "medium", "--cases", "24"]
+        subprocess.run([*phantom, "--test-cases", "0", "--seed", "3"], check=True)
+    plan_file = Path("default") / "plan.json"
+    plan = read_json(preprocessed_folder(root, DATASET) / plan_file, Plan)
+    folder = preprocessed_folder(root, OTHER)
+    (folder / "default").mkdir(parents=True, exist_ok=True)
+    write_json(folder / plan_file, plan.model_copy(update={"dataset": OTHER}))
+    command = ["bonemet_plan_and_preprocess", "-d", "3", "--root", str(root), "--keep-plan"]
+    subprocess.run(command, check=True)
 
 
-@torch.no_grad()
-def measure(model: MaskRCNN, images: Tensor, instances: Tensor) -> str:
-    """Average precision over voxels, Dice over windows with a lesion, share of lesions seen."""
-    with mixed_precision(CPU):
-        dense = torch.cat([model.detect(part).dense for part in images.split(8)])
-    truth, found = (instances > 0).flatten(1), (dense > 0.5).flatten(1)
-    precision = average_precision_score(truth.flatten().numpy(), dense.flatten().numpy())
-    holds = truth.any(dim=1)
-    size = truth.sum(dim=1) + found.sum(dim=1)
-    dice = (2 * (truth & found).sum(dim=1) / size.clamp_min(1))[holds].mean()
-    means = [
-        dense[i][instances[i] == lesion].mean()
-        for i in range(len(instances))
-        for lesion in instances[i].unique().tolist()
-        if 0 < lesion < loader.UNBOXED
-    ]
-    recall = sum(float(mean) > 0.5 for mean in means) / len(means)
-    return f"AP {precision:.3f}, Dice {dice:.3f}, recall {recall:.3f} of {len(means)}"
+def start(options: argparse.Namespace, seed: int, signal: str) -> None:
+    """One run in a process of its own, on one thread; its row joins the others'."""
+    command = [sys.executable, "-m", "tests.bench.dense_study_run", str(options.root), signal]
+    command += [str(seed), str(options.steps)]
+    began = time.perf_counter()
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    figures = dict(part.split("=") for part in done.stdout.split("\n")[-2].split(";"))
+    row = {"commit": commit(), "signal": signal, "seed": seed, "budget": options.steps}
+    CSV.parent.mkdir(exist_ok=True)
+    pd.DataFrame([row | figures]).to_csv(CSV, mode="a", header=not CSV.exists(), index=False)
+    print(f"{signal}, seed {seed}: {figures}, {(time.perf_counter() - began) / 60:.1f} min")
+
+
+def print_table(budget: int) -> None:
+    """Mean over the seeds of each signal, and how far it is from today's on the same seeds."""
+    rows = pd.read_csv(CSV).query("budget == @budget").set_index(["signal", "seed"])
+    rows = rows[~rows.index.duplicated(keep="last")]
+    print("| | steps | " + " | ".join(SHOWN) + " | AP to today's |\n" + "| --- " * 8 + "|")
+    for signal in rows.index.get_level_values("signal").unique():
+        mine = rows.loc[signal]
+        cells = [f"{mine['steps'].mean():.0f}", *(f"{mine[name].mean():.3f}" for name in SHOWN)]
+        gains = (mine["AP"] - rows.loc["today"]["AP"]).dropna()
+        each = ", ".join(f"{gain:+.3f}" for gain in gains)
+        print(f"| {signal} | " + " | ".join(cells) + f" | {each} |")
 
 
 if __name__ == "__main__":

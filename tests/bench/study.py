@@ -1,14 +1,15 @@
-"""Which parts of the network pay? Equal processor time, paired seeds, two held-out cohorts.
+"""Which parts of the network, and which ways to train it, pay? Equal cost, paired seeds.
 
-    python -m tests.bench.study ROOT --minutes 5 --seeds 0 1
-    python -m tests.bench.study ROOT --minutes 3 --seeds 0 1 --few
+    python -m tests.bench.study ROOT --table parts --steps 700 --seeds 0 1
+    python -m tests.bench.study ROOT --table few --steps 400 --seeds 0 1
 
 Makes the cohorts in ROOT on the spot (40 training and 16 test phantoms of size medium, seed 0; with
-`--background CT ...` also 8 real CTs with planted lesions), trains every variant of
+`--background CT ...` also 8 real CTs with planted lesions), trains every variant of a table of
 `tests.bench.variants` on fold 0 with every seed, two at a time with one thread each, predicts both
 test cohorts and appends one row per run and cohort to docs/benchmarks/studies.csv: commit, seed,
-budget and figures. With `--few` it compares ways to learn from eight scans instead. `--table`
-prints the tables of docs/benchmarks.md from what is there.
+budget and figures. The budget is in steps of the full network: a variant whose steps cost less
+takes more of them, as measured in turns. `--print` prints the table of docs/benchmarks.md from what
+is there.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from pathlib import Path
 import pandas as pd
 
 from bonemet_auto.evaluation.evaluate import Evaluation, evaluate_folders
-from tests.bench.variants import FEW, PARTS
+from tests.bench.variants import TABLES
 
 DATASET = "Dataset001_Med"
 COHORTS = {"phantoms": DATASET, "planted": "Dataset002_Planted"}
@@ -46,17 +47,17 @@ FIGURES = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("root", type=Path)
-    parser.add_argument("--minutes", type=float, default=6, help="of one core, for each run")
+    parser.add_argument("--table", choices=list(TABLES), default="parts")
+    parser.add_argument("--steps", type=int, default=700, help="of the full network")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--few", action="store_true", help="ways to learn from eight scans")
     parser.add_argument("--background", type=Path, nargs="+", default=[])
-    parser.add_argument("--table", action="store_true", help="only print what is there")
+    parser.add_argument("--print", action="store_true", help="only print what is there")
     options = parser.parse_args()
-    options.variants = list(FEW if options.few else PARTS)
-    if not options.table:
+    options.variants = list(TABLES[options.table])
+    if not options.print:
         make_cohorts(options.root, options.background)
-        if options.few:
-            pretrain(options.root, options.minutes)
+        if options.table == "few":
+            pretrain(options.root, options.steps)
         runs = list(product(options.seeds, options.variants))
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(lambda run: start(options, *run), runs))
@@ -78,16 +79,16 @@ def make_cohorts(root: Path, background: list[Path]) -> None:
     subprocess.run(plan, check=True)
 
 
-def pretrain(root: Path, minutes: float) -> None:
-    """Weights of a pretraining, on all cores for as many minutes as a run has on one."""
+def pretrain(root: Path, steps: int) -> None:
+    """Weights of a pretraining of so many steps."""
     command = ["bonemet_pretrain", "1", "--root", str(root), "--overwrite"]
-    subprocess.run([*command, "--time-budget", f"{minutes:g}m"], check=True)
+    subprocess.run([*command, "--iterations", str(steps)], check=True)
 
 
 def start(options: argparse.Namespace, seed: int, variant: str) -> None:
     """One run in a process of its own, on one thread."""
     command = [sys.executable, "-m", "tests.bench.study_run", str(options.root), variant]
-    command += [str(seed), str(60 * options.minutes)]
+    command += [str(seed), str(options.steps)]
     began = time.perf_counter()
     subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     print(f"{variant}, seed {seed}: {(time.perf_counter() - began) / 60:.1f} min", flush=True)
@@ -115,7 +116,7 @@ def append_rows(options: argparse.Namespace, runs: list[tuple[int, str]]) -> Non
         found = evaluate_folders(folder / cohort, reference)
         steps = int((folder / "steps").read_text())
         row = {"commit": commit(), "variant": variant, "seed": seed, "cohort": cohort}
-        row |= {"core_minutes": options.minutes, "steps": steps}
+        row |= {"budget": f"{options.steps} steps", "steps": steps}
         rows.append(row | {name: value_of(found, name) for name in FIGURES})
     CSV.parent.mkdir(exist_ok=True)
     pd.DataFrame(rows).to_csv(

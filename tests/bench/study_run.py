@@ -1,10 +1,11 @@
 """One run of `tests.bench.study`: train a variant, predict the test cohorts.
 
-python -m tests.bench.study_run ROOT VARIANT SEED CORE_SECONDS
+python -m tests.bench.study_run ROOT VARIANT SEED STEPS
 """
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
@@ -16,7 +17,7 @@ import torch  # noqa: E402
 
 from bonemet_auto.checkpoint import Progress, load_checkpoint  # noqa: E402
 from bonemet_auto.commands.fold_validation import validate_fold  # noqa: E402
-from bonemet_auto.data.loader import PatchDataset, batches  # noqa: E402
+from bonemet_auto.data.loader import PatchDataset, collate  # noqa: E402
 from bonemet_auto.files import preprocessed_folder, results_folder  # noqa: E402
 from bonemet_auto.folds import fold_cases  # noqa: E402
 from bonemet_auto.images import find_images  # noqa: E402
@@ -28,29 +29,27 @@ from bonemet_auto.schema import Fingerprint, Splits, read_json  # noqa: E402
 from bonemet_auto.training import schedule  # noqa: E402
 from bonemet_auto.training.loop import train  # noqa: E402
 from bonemet_auto.training.trainer import Trainer  # noqa: E402
+from tests.bench.constants import changed  # noqa: E402
 from tests.bench.study import DATASET, cohorts_of, run_folder  # noqa: E402
-from tests.bench.variants import VARIANTS, Variant, WithoutDense, build_variant  # noqa: E402
+from tests.bench.variants import VARIANTS, Variant, build_variant  # noqa: E402
 
 CPU = torch.device("cpu")
-TIMED = 10
+WARMED, TIMED = 3, 15
 
 
 def main() -> None:
     root, name, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     variant = VARIANTS[name]
     torch.set_num_threads(1)
-    if issubclass(variant.network, WithoutDense):
-        # There is no dense branch to wait for.
-        schedule.DENSE_ONLY_SHARE, schedule.RAMP_SHARE = 0.0, 1e-6
     folder = preprocessed_folder(root, DATASET)
     plan = read_json(folder / "default" / "plan.json", Plan)
     fingerprint = read_json(folder / "fingerprint.json", Fingerprint)
     training, held_out = fold_cases(read_json(folder / "splits.json", Splits), fingerprint, 0)
-    augmentation = AugmentationPlan(planting=variant.planting)
-    plan = plan.model_copy(update={"augmentation": augmentation})
-    chosen = list(training)[: variant.cases]
-    dataset = PatchDataset(folder / "default" / "cases", chosen, plan, seed)
-    steps = int(float(sys.argv[4]) / step_seconds(variant, plan, dataset))
+    cases = folder / "default" / "cases"
+    full, dataset = (
+        windows(cases, training, plan, item, seed) for item in (VARIANTS["full"], variant)
+    )
+    steps = round(int(sys.argv[4]) / relative_cost(variant, full, dataset))
 
     torch.manual_seed(seed)
     out = run_folder(root, name, seed)
@@ -61,7 +60,8 @@ def main() -> None:
         pretrained = results_folder(root, DATASET, "default") / "pretrained"
         transfer_weights(model, load_checkpoint(pretrained, CPU)["ema"])
     progress = Progress(0, steps, 15, seed)
-    average = train(model, plan, dataset, out, progress, CPU, 0, resume=False)
+    with changed(variant.constants):
+        average = train(model, plan, dataset, out, progress, CPU, 0, resume=False)
     point = validate_fold(average, plan, root / "raw" / DATASET, held_out, out, CPU)
     for cohort, reference in cohorts_of(root).items():
         images = find_images(reference.parent / "imagesTs")
@@ -71,21 +71,41 @@ def main() -> None:
             write_case(out / cohort, found.case, found.geometry, found.result, point)
 
 
-def step_seconds(variant: Variant, plan: Plan, dataset: PatchDataset) -> float:
-    """Processor seconds of a step over a whole schedule, loading included."""
-    total = 1000
-    trainer = Trainer(build_variant(variant, plan.network), plan.training, 4, total, 0, CPU)
-    spent = []
-    for first in (0, total // 2):
-        loader = iter(batches(dataset, 0, 3 + TIMED, plan.batch_size, 0))
-        times = []
-        for number in range(3 + TIMED):
-            before = time.process_time()
-            trainer.step(first + number, next(loader))
-            times.append(time.process_time() - before)
-        spent.append(median(times[3:]))
-    share = schedule.DENSE_ONLY_SHARE
-    return share * spent[0] + (1 - share) * spent[1]
+def windows(
+    cases: Path, names: Sequence[str], plan: Plan, variant: Variant, seed: int
+) -> PatchDataset:
+    """Training windows of a variant."""
+    augmentation = AugmentationPlan(planting=variant.planting)
+    plan = plan.model_copy(update={"augmentation": augmentation})
+    return PatchDataset(cases, names[: variant.cases], plan, seed)
+
+
+def relative_cost(variant: Variant, full: PatchDataset, dataset: PatchDataset) -> float:
+    """Processor time of a variant over that of the full network, loading included, in turns.
+
+    The mean over a whole schedule.
+    """
+    total, spent = 1000, [0.0, 0.0]
+    sides = [(VARIANTS["full"], full), (variant, dataset)]
+    plan = full.plan
+    trainers = [
+        Trainer(build_variant(item, plan.network), plan.training, plan.batch_size, total, 0, CPU)
+        for item, _ in sides
+    ]
+    for first in (0, total // 2 + 250):
+        times: list[list[float]] = [[], []]
+        for number in range(WARMED + TIMED):
+            for side, ((item, given), trainer) in enumerate(zip(sides, trainers, strict=True)):
+                samples = range(number * plan.batch_size, (number + 1) * plan.batch_size)
+                with changed(item.constants):
+                    started = time.process_time()
+                    trainer.step(first + number, collate([given[i] for i in samples]))
+                times[side].append(time.process_time() - started)
+        for side, (item, _) in enumerate(sides):
+            with changed(item.constants):
+                share = schedule.DENSE_ONLY_SHARE
+            spent[side] += (1 - share if first else share) * median(times[side][WARMED:])
+    return spent[1] / spent[0]
 
 
 if __name__ == "__main__":

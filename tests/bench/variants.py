@@ -1,6 +1,8 @@
 """What is compared in studies: the network with parts left out, and other ways to train it."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,26 +95,45 @@ class Variant:
         cases: training scans; None for all.
         pretrained: start from `bonemet_pretrain` on all training scans.
         planting: share of windows with a planted lesion.
+        constants: other values of constants, see `tests.bench.constants`.
     """
 
     network: type[MaskRCNN] = MaskRCNN
     cases: int | None = None
     pretrained: bool = False
     planting: float = 0.0
+    constants: Mapping[str, Any] = field(default_factory=dict)
 
+
+def dense_first(share: float) -> dict[str, Any]:
+    """The share of the steps in which the dense branch learns alone."""
+    return {"training.schedule.DENSE_ONLY_SHARE": share}
+
+
+# Without a dense branch there is nothing to wait for.
+AT_ONCE = dense_first(0.0) | {"training.schedule.RAMP_SHARE": 1e-6}
 
 PARTS = {
     "full": Variant(),
     "dense only": Variant(DenseOnly),
-    "no dense": Variant(WithoutDense),
-    "boxes only": Variant(BoxesOnly),
+    "no dense": Variant(WithoutDense, constants=AT_ONCE),
+    "boxes only": Variant(BoxesOnly, constants=AT_ONCE),
 }
 FEW = {
     "8 scans": Variant(cases=8),
     "8 scans pretrained": Variant(cases=8, pretrained=True),
     "8 scans planted": Variant(cases=8, planting=0.5),
 }
-VARIANTS = PARTS | FEW
+SCHEDULE = {
+    "full": Variant(),
+    "dense first .15": Variant(constants=dense_first(0.15)),
+    "dense first .7": Variant(constants=dense_first(0.7)),
+    "half the RoIs": Variant(
+        constants={"model.mask_rcnn.ROIS_PER_IMAGE": 6, "model.mask_rcnn.MASK_ROIS": 4}
+    ),
+}
+TABLES = {"parts": PARTS, "few": FEW, "schedule": SCHEDULE}
+VARIANTS = PARTS | FEW | SCHEDULE
 
 
 def build_variant(variant: Variant, plan: NetworkPlan) -> MaskRCNN:
