@@ -1,6 +1,7 @@
 """`bonemet_train D FOLD`: train one fold and predict its validation cases."""
 
 import argparse
+import importlib.util
 import logging
 import time
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from bonemet_auto.commands.common import (
 )
 from bonemet_auto.commands.fold_folder import claim_folder, outcome_of, start_folder
 from bonemet_auto.commands.initial_weights import initial_weights, initialise
+from bonemet_auto.errors import UsageError
 from bonemet_auto.files import data_root, find_dataset, preprocessed_folder, results_folder
 
 if TYPE_CHECKING:
@@ -80,6 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="8h",
         help="stop after so long with a checkpoint and exit code 4, to go on with --resume",
     )
+    parser.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="also write TensorBoard events (pip install 'bonemet_auto[tensorboard]')",
+    )
     add_cluster(parser)
     start = parser.add_mutually_exclusive_group()
     start.add_argument(
@@ -104,6 +111,8 @@ def _fold(text: str) -> int | str:
 
 def _train(options: argparse.Namespace) -> int:
     started = time.perf_counter()
+    if options.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UsageError("--tensorboard needs: pip install 'bonemet_auto[tensorboard]'")
     if options.cluster:
         return submit_folds(options)
     from bonemet_auto.processor import tune_processor
@@ -177,7 +186,7 @@ def _train_fold(
     left_s = None if options.max_time is None else options.max_time - time.perf_counter() + started
     average = train(
         model, plan, dataset, folder, progress, device, workers, options.resume, left_s, glance,
-        world,
+        world, options.tensorboard,
     )  # fmt: skip
     if not world.leads:
         return EXIT_DONE

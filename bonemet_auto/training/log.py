@@ -1,14 +1,18 @@
 """`metrics.csv` and `progress.png`: whether it learns, at a glance, after each epoch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from bonemet_auto.files import atomic_write
 from bonemet_auto.training.schedule import LOSS_WEIGHTS, is_dense_only
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 METRICS_NAME = "metrics.csv"
 
@@ -23,14 +27,16 @@ class TrainingLog:
     Args:
         folder: the fold's folder.
         first_epoch: rows from here on are dropped: a resumed run writes them again.
+        tensorboard: also write events for TensorBoard into `folder/tensorboard`.
     """
 
-    def __init__(self, folder: Path, first_epoch: int) -> None:
+    def __init__(self, folder: Path, first_epoch: int, tensorboard: bool = False) -> None:
         self.folder = folder
         self.rows: list[dict[str, float]] = []
         if first_epoch and (folder / METRICS_NAME).is_file():
             table = pd.read_csv(folder / METRICS_NAME)
             self.rows = table[table["epoch"] < first_epoch].to_dict("records")
+        self._events = _event_writer(folder, self.rows) if tensorboard else None
 
     def add(self, row: dict[str, float]) -> None:
         """Append one epoch and write both files."""
@@ -39,6 +45,18 @@ class TrainingLog:
             pd.DataFrame(self.rows).to_csv(temporary, index=False, float_format="%.6g")
         with atomic_write(self.folder / "progress.png") as temporary:
             _draw(pd.DataFrame(self.rows), temporary)
+        if self._events is not None:
+            for name, value in row.items():
+                self._events.add_scalar(name, value, int(row["step"]))
+            self._events.flush()
+
+
+def _event_writer(folder: Path, rows: Sequence[Mapping[str, float]]) -> "SummaryWriter":
+    """Goes on after the rows that are kept; TensorBoard hides later events of an earlier run."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    last = int(rows[-1]["step"]) if rows else 0
+    return SummaryWriter(folder / "tensorboard", purge_step=last + 1)
 
 
 def epoch_line(row: Mapping[str, float], epochs: int, total_steps: int) -> str:

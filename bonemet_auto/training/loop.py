@@ -47,6 +47,7 @@ def train(
     max_time_s: float | None = None,
     glance: Callable[[Network], dict[str, float]] | None = None,
     world: World = ALONE,
+    tensorboard: bool = False,
 ) -> Network:
     """Train up to `progress.total_steps` and return the averaged network.
 
@@ -62,6 +63,7 @@ def train(
         max_time_s: stop after so many seconds, to be resumed.
         glance: measures the averaged network after every epoch, for `metrics.csv`.
         world: the processes that train together; the first one writes the files.
+        tensorboard: also write events for TensorBoard.
 
     Raises:
         ModelError: the loss is not finite, or the checkpoint cannot be used.
@@ -69,7 +71,8 @@ def train(
     """
     trainer, progress = _begin(model, plan, folder, progress, device, resume, world)
     ends = epoch_ends(progress.total_steps, progress.epochs)
-    log = TrainingLog(folder, first_epoch=sum(end <= progress.step for end in ends))
+    done = sum(end <= progress.step for end in ends)
+    log = TrainingLog(folder, first_epoch=done, tensorboard=tensorboard and world.leads)
     loader = batches(
         dataset,
         progress.step,

@@ -8,6 +8,7 @@ is not on file, so the cases are made again. Found: mask IoU of .1 at the operat
 """
 
 import argparse
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import pandas as pd  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
+from PIL import Image  # noqa: E402
 
 from bonemet_auto.evaluation.evaluate import evaluate_folders  # noqa: E402
 from bonemet_auto.evaluation.reading import read_prediction, read_reference  # noqa: E402
@@ -116,7 +118,9 @@ def draw(worst: list[Worst], pred: Path, raw: Path, picture: Path) -> None:
             show(view, axis)
         axes[row, column].set_title(caption(item), fontsize=8, loc="left")
     figure.tight_layout(pad=0.4)
-    figure.savefig(picture, dpi=80)
+    drawn = BytesIO()
+    figure.savefig(drawn, dpi=64)
+    Image.open(drawn).convert("RGB").quantize(64).save(picture, optimize=True)
 
 
 def show(view: View, axis: Axes) -> None:

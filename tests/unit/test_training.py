@@ -281,6 +281,21 @@ def test_rows_after_the_checkpoint_are_written_anew(tmp_path):
     assert len(pd.read_csv(tmp_path / "metrics.csv")) == 1
 
 
+def test_tensorboard_gets_every_epoch_once_also_after_a_resume(tmp_path):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    row = {"learning_rate": 0.1, "step_s": 1.0, "loader_wait_s": 0.0, "dense_entropy": 0.5}
+    first = TrainingLog(tmp_path, 0, tensorboard=True)
+    for epoch in range(3):
+        first.add({"epoch": epoch, "step": 10 * (epoch + 1), **row})
+    TrainingLog(tmp_path, 2, tensorboard=True).add(
+        {"epoch": 2, "step": 30, **row, "dense_entropy": 0.25}
+    )
+    events = reader.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    seen = [(event.step, event.value) for event in events.Scalars("dense_entropy")]
+    assert seen == [(10, 0.5), (20, 0.5), (30, 0.25)]
+
+
 def test_a_checkpoint_of_another_network_is_refused(cases, tmp_path):
     run(cases, tmp_path, total=1, epochs=1)
     wider = PLAN.network.model_copy(update={"neck_width": 10})
