@@ -200,16 +200,46 @@ class StoredCase(Ours):
     sha256: dict[str, str] = {}
 
 
+class PatientRuleRecord(Ours):
+    """How lesions become a patient's probability; weights and intercept are those of a head."""
+
+    name: Literal["noisy_or", "maximum", "head"]
+    weights: tuple[float, ...] = ()
+    intercept: float = 0.0
+
+
 class OperatingPoint(Ours):
-    """`fold_k/operating_point.json`: thresholds found on the fold's own validation cases."""
+    """`fold_k/operating_point.json`: thresholds found on the fold's own validation cases.
+
+    The same, found on those of all folds, in a consolidated model.
+    """
 
     format_version: Literal[1] = FORMAT_VERSION
     score_threshold: float
     patient_threshold: float
     no_lesion_probability: float
+    min_volume_mm3: float = Field(default=0.0, ge=0)
+    patient_rule: PatientRuleRecord = PatientRuleRecord(name="noisy_or")
     rule: str
     sensitivity: float | None
     fp_per_scan: float | None
+
+
+class ConsolidatedModel(Ours):
+    """`model/model.json`: what a consolidated model is made of.
+
+    `temperatures` divide the source logits of each fold's network; its weights hold that already.
+    """
+
+    format_version: Literal[1] = FORMAT_VERSION
+    bonemet_version: str
+    dataset: str
+    plan: str
+    folds: tuple[int, ...]
+    temperatures: tuple[float, ...]
+    patient_rule_reason: str
+    cases: int
+    sha256: dict[str, str]
 
 
 class LesionRecord(Ours):

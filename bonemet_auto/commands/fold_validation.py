@@ -4,25 +4,22 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
+from bonemet_auto.consolidation.gather import held_out_case
 from bonemet_auto.errors import DataError
-from bonemet_auto.evaluation.operating_point import ScoredCase, choose_operating_point
-from bonemet_auto.evaluation.pairing import match_lesions
-from bonemet_auto.images import read_instances
+from bonemet_auto.evaluation.operating_point import choose_operating_point
 from bonemet_auto.inference.export import write_case, write_cohort_tables
 from bonemet_auto.inference.load import mean_point
 from bonemet_auto.inference.predict import Prediction, predict_cases
 from bonemet_auto.model.mask_rcnn import MaskRCNN
 from bonemet_auto.plan_schema import Plan
-from bonemet_auto.raw_dataset import RawCase, open_raw_dataset, patient_label, read_case_labels
+from bonemet_auto.raw_dataset import RawCase, open_raw_dataset
 from bonemet_auto.schema import FailedCase, OperatingPoint, read_json, write_failures, write_json
 
 logger = logging.getLogger(__name__)
 
-HIT_IOU = 0.1
 POINT_NAME = "operating_point.json"
 
 
@@ -80,8 +77,11 @@ def validate_fold(
         else:
             predictions.append(outcome)
     positive = dataset.info.positive_class
-    scored = [score_case(item, by_name[item.case], positive) for item in predictions]
-    point = choose_operating_point(scored)
+    held_out = [
+        held_out_case(item.case, 0, item.geometry, item.result, by_name[item.case], positive)
+        for item in predictions
+    ]
+    point = choose_operating_point([item.scored() for item in held_out])
     out = folder / "validation"
     for item in predictions:
         write_case(out, item.case, item.geometry, item.result, point)
@@ -106,24 +106,3 @@ def borrow_point(folder: Path) -> OperatingPoint:
         folder / POINT_NAME, point.model_copy(update={"sensitivity": None, "fp_per_scan": None})
     )
     return point
-
-
-def score_case(prediction: Prediction, reference: RawCase, positive_class: int) -> ScoredCase:
-    """Which annotated lesion each predicted one finds, at mask IoU .1, candidates included."""
-    if reference.label is None or reference.labels_json is None:
-        raise AssertionError("a preprocessed case has its label files")
-    annotated = read_instances(reference.label).array
-    labels = read_case_labels(reference.labels_json)
-    lesions = prediction.result.lesions
-    drawn = np.zeros(annotated.shape, dtype=np.uint16)
-    for number, lesion in enumerate(lesions, 1):
-        drawn[lesion.region][lesion.mask] = number
-    scores = {number: lesion.score for number, lesion in enumerate(lesions, 1)}
-    matches = match_lesions(annotated, drawn, scores, HIT_IOU)
-    return ScoredCase(
-        scores=np.array([lesion.score for lesion in lesions]),
-        matched=np.array([matches[number].reference for number in scores], dtype=int),
-        n_reference=len(labels.instances),
-        p_lung=np.array([lesion.p_lung for lesion in lesions]),
-        patient_label=patient_label(labels, positive_class),
-    )

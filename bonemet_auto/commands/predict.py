@@ -121,7 +121,6 @@ def _predict(options: argparse.Namespace) -> int:
     tune_processor()
     from bonemet_auto.images import find_images
     from bonemet_auto.inference.export import write_cohort_tables
-    from bonemet_auto.inference.load import find_folds, load_ensemble
     from bonemet_auto.schema import write_failures
 
     started, clock_s = datetime.now(timezone.utc), time.perf_counter()
@@ -129,7 +128,7 @@ def _predict(options: argparse.Namespace) -> int:
     images = _own_part(of_all_parts, options.num_parts, options.part_id)
     images = _claim_output(options, images)
     device = pick_device(options.device)
-    ensemble = load_ensemble(find_folds(_model_folder(options), options.folds), device)
+    ensemble = _load(_model_folder(options), options.folds, device)
     logger.info(
         "predicting %d cases with %d fold(s) on %s", len(images), len(ensemble.models), device
     )
@@ -161,6 +160,25 @@ def _model_folder(options: argparse.Namespace) -> Path:
         return Path(options.model)
     root = data_root(options.root)
     return results_folder(root, find_dataset(root, options.dataset), options.plan_name)
+
+
+def _load(folder: Path, folds: Sequence[int | str] | None, device: "torch.device") -> "Ensemble":
+    """A consolidated model, or the folds of a folder.
+
+    In a plan's results the consolidated model is taken where there is one and no fold is named.
+    """
+    from bonemet_auto.inference.load import find_folds, load_ensemble
+    from bonemet_auto.inference.package import is_package, read_package
+
+    for place in (folder, folder / "model"):
+        if is_package(place) and folds is None:
+            logger.info("consolidated model %s", place)
+            return read_package(place, device)
+    if is_package(folder):
+        raise UsageError(
+            f"{folder} is a consolidated model, whose folds belong together; leave -f out"
+        )
+    return load_ensemble(find_folds(folder, folds), device)
 
 
 def _own_part(images: Mapping[str, Path], parts: int, part: int) -> dict[str, Path]:

@@ -1,6 +1,6 @@
 """From two folders to three tables: cases, lesions and candidates of a cohort."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,19 +63,22 @@ class _MeasuredCase:
     candidates: list[Row]
 
 
-def read_cohort(pred: Path, ref: Path) -> Cohort:
-    """Read, check and measure all cases of a reference folder.
+def read_cohort(pred: Path, ref: Path, cases: Collection[str] | None = None) -> Cohort:
+    """Read, check and measure all cases of a reference folder, or those named.
 
     Args:
         pred: folder in our prediction format.
         ref: folder of CASE.nii.gz and CASE.json as in `labelsTs`; `dataset.json` beside it names
             the positive class, otherwise that is class 1.
+        cases: names of the cases to measure; None for all.
 
     Raises:
         DataError: a case without a prediction, or files that are broken or do not fit each other;
             all such cases are named.
     """
     references, predictions = find_images(ref), find_images(pred)
+    if cases is not None:
+        references = {case: path for case, path in references.items() if case in cases}
     missing = sorted(references.keys() - predictions.keys())
     if missing:
         raise DataError(

@@ -1,7 +1,7 @@
 """Figures of a cohort with 95 % intervals, on file and as a table."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -58,7 +58,13 @@ class Evaluation:
     left_out: tuple[str, ...]
 
 
-def evaluate_folders(pred: Path, ref: Path, n_bootstrap: int = 1000, seed: int = 0) -> Evaluation:
+def evaluate_folders(
+    pred: Path,
+    ref: Path,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+    cases: Collection[str] | None = None,
+) -> Evaluation:
     """Evaluate a folder of predictions against a folder of references.
 
     Args:
@@ -66,11 +72,12 @@ def evaluate_folders(pred: Path, ref: Path, n_bootstrap: int = 1000, seed: int =
         ref: folder of CASE.nii.gz and CASE.json, as `labelsTs` of a raw dataset.
         n_bootstrap: resamplings of the patients behind each interval.
         seed: of the resampling; equal inputs and seeds give equal figures.
+        cases: names of the cases to evaluate; None for all references.
 
     Raises:
         DataError: as `cohort.read_cohort`.
     """
-    cohort = read_cohort(pred, ref)
+    cohort = read_cohort(pred, ref, cases)
     return Evaluation(
         cohort.cases, cohort.lesions, cohort_figures(cohort, n_bootstrap, seed), cohort.left_out
     )

@@ -54,7 +54,8 @@ def choose_operating_point(
     threshold, score_rule = _score_threshold(scores, hits, n_reference, max_fp_per_scan, len(cases))
     kept = scores >= threshold
     probabilities = [_probability(case, threshold) for case in cases]
-    patient_threshold, patient_rule = _patient_threshold(cases, probabilities)
+    labels = [case.patient_label for case in cases]
+    patient_threshold, patient_rule = choose_patient_threshold(labels, probabilities)
     empty = [case.patient_label for case in cases if not (case.scores >= threshold).any()]
     return OperatingPoint(
         score_threshold=threshold,
@@ -99,15 +100,18 @@ def _probability(case: ScoredCase, threshold: float) -> float:
     return noisy_or(case.scores[kept], case.p_lung[kept])
 
 
-def _patient_threshold(
-    cases: Sequence[ScoredCase], probabilities: Sequence[float]
+def choose_patient_threshold(
+    labels: Sequence[Literal[0, 1] | None], probabilities: Sequence[float]
 ) -> tuple[float, str]:
     """Threshold of the highest Youden index (nearest to the fallback among equals), and its rule.
 
-    Patients in whom nothing is found have probability 0 here, because they are always called 0.
+    Args:
+        labels: of the patients; those unknown are left out.
+        probabilities: of the same patients; 0 for those in whom nothing is found, because they are
+            always called 0.
     """
-    pairs = zip(cases, probabilities, strict=True)
-    known = [(p, case.patient_label) for case, p in pairs if case.patient_label is not None]
+    pairs = zip(labels, probabilities, strict=True)
+    known = [(p, label) for label, p in pairs if label is not None]
     values = np.array([p for p, _ in known])
     positive = np.array([label == 1 for _, label in known], dtype=bool)
     if min(positive.sum(), (~positive).sum()) < MIN_PATIENTS_PER_CLASS:

@@ -13,7 +13,7 @@ from bonemet_auto.geometry import Geometry
 from bonemet_auto.images import Volume, write_volume
 from bonemet_auto.inference.place import Lesion
 from bonemet_auto.inference.predict import CaseResult
-from bonemet_auto.model.patient import noisy_or
+from bonemet_auto.model.patient import PatientLesions, rule_of
 from bonemet_auto.schema import (
     CasePrediction,
     LesionRecord,
@@ -43,8 +43,8 @@ def write_case(
         What `CASE.json` holds.
     """
     ranked = sorted(result.lesions, key=lambda lesion: -lesion.score)
-    lesions = [item for item in ranked if item.score >= point.score_threshold]
-    candidates = ranked[len(lesions) :]
+    lesions = [item for item in ranked if counts(item, point)]
+    candidates = [item for item in ranked if not counts(item, point)]
     warnings = tuple(result.warnings)
     prediction = CasePrediction(
         case=case,
@@ -68,21 +68,29 @@ def write_case(
     return prediction
 
 
+def counts(lesion: Lesion, point: OperatingPoint) -> bool:
+    """Whether a lesion is reported as one, not as a candidate."""
+    return lesion.score >= point.score_threshold and lesion.volume_mm3 >= point.min_volume_mm3
+
+
 def estimate_patient(lesions: Sequence[Lesion], point: OperatingPoint) -> PatientRecord:
-    """Probability that the patient has a lung-cancer metastasis, from the lesions above threshold.
+    """Probability that the patient has a lung-cancer metastasis, from the lesions reported.
 
     Without a lesion the label is 0 and the probability the rate among such validation patients.
     """
-    if not lesions:
-        probability = point.no_lesion_probability
-    else:
-        scores, sources = [item.score for item in lesions], [item.p_lung for item in lesions]
-        probability = noisy_or(scores, sources)
+    probability = rule_of(point).probability(pooled_lesions(lesions))
     return PatientRecord(
         probability=probability,
         label=1 if lesions and probability >= point.patient_threshold else 0,
         threshold=point.patient_threshold,
     )
+
+
+def pooled_lesions(lesions: Sequence[Lesion]) -> PatientLesions:
+    """What a patient rule reads."""
+    columns = ((item.score, item.p_lung, item.volume_mm3, item.mean_hu) for item in lesions)
+    table = np.array(list(columns), dtype=np.float64).reshape(-1, 4)
+    return PatientLesions(*table.T)
 
 
 def write_cohort_tables(out: Path) -> None:

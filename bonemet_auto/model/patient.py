@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bonemet_auto.errors import DataError
+from bonemet_auto.schema import OperatingPoint
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -164,6 +165,14 @@ class PooledHead:
             return self.no_lesion_probability
         logit = self.intercept + float(pool(lesions) @ np.array(self.weights))
         return 0.5 + 0.5 * math.tanh(logit / 2)  # the logistic function, without overflow
+
+
+def rule_of(point: OperatingPoint) -> PatientRule:
+    """The rule of an operating point."""
+    record, empty = point.patient_rule, point.no_lesion_probability
+    if record.name == "head":
+        return PooledHead(record.weights, record.intercept, empty)
+    return Maximum(empty) if record.name == "maximum" else NoisyOr(empty)
 
 
 def pool(lesions: PatientLesions) -> FloatArray:

@@ -69,6 +69,17 @@ INSPECTED = schema.InspectedCase.model_validate(
     | {"warnings": ["odd"], "content_hashes": ["0"], "fingerprint": FINGERPRINT}
 )
 EXAMPLES = [
+    schema.PatientRuleRecord(name="head", weights=(0.5, -1.25), intercept=0.1),
+    schema.ConsolidatedModel(
+        bonemet_version="0.1",
+        dataset="Dataset001_Ä",
+        plan="default",
+        folds=(0, 3),
+        temperatures=(1.0, 1.25),
+        patient_rule_reason="kept",
+        cases=4,
+        sha256={"plan.json": "00"},
+    ),
     DatasetInfo.model_validate(DATASET),
     CaseLabels.model_validate({"instances": {"1": 0, "2": None}, "patient": 1}),
     GeometryRecord.of(Geometry((1, 2, 3), (0.1, 0.2, 0.3), (1 / 3, 2, 3))),

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from bonemet_auto.commands import fold_validation, plan_and_preprocess
+from bonemet_auto.commands import plan_and_preprocess
 from bonemet_auto.commands import train as command
 from bonemet_auto.commands.common import parse_duration
 from bonemet_auto.commands.train import _conclude, main
@@ -350,9 +350,10 @@ def test_hits_of_validation_are_those_of_the_masks(prepared, tmp_path):
     """Annotated masks given back as predictions find every lesion."""
     from scipy import ndimage
 
+    from bonemet_auto.consolidation.gather import held_out_case
     from bonemet_auto.images import read_instances
     from bonemet_auto.inference.place import Lesion
-    from bonemet_auto.inference.predict import CaseResult, Prediction
+    from bonemet_auto.inference.predict import CaseResult
     from bonemet_auto.raw_dataset import open_raw_dataset
 
     case = open_raw_dataset(prepared / "raw" / NAME).training[1]
@@ -362,15 +363,15 @@ def test_hits_of_validation_are_those_of_the_masks(prepared, tmp_path):
         mask = volume.array[region] == number
         start = tuple(edge.start for edge in region)
         fields = {"score": 1 - number / 10, "p_lung": 0.5, "start": start, "mask": mask}
+        fields["volume_mm3"] = 1.0
         given = {name: fields.get(name) for name in Lesion.__dataclass_fields__}
         lesions.append(Lesion(**given))
-    prediction = Prediction(case.case, volume.geometry, CaseResult(lesions, []))
-    scored = fold_validation.score_case(prediction, case, 1)
+    held_out = held_out_case(case.case, 3, volume.geometry, CaseResult(lesions, []), case, 1)
+    assert held_out.fold == 3 and held_out.is_lung.tolist() == [1, 1]
+    scored = held_out.scored()
     assert scored.matched.tolist() == [1, 2] and scored.n_reference == 2
     assert scored.scores.tolist() == [0.9, 0.8] and scored.patient_label == 1
-    nothing = fold_validation.score_case(
-        Prediction(case.case, volume.geometry, CaseResult([], [])), case, 1
-    )
+    nothing = held_out_case(case.case, 0, volume.geometry, CaseResult([], []), case, 1).scored()
     assert nothing.matched.shape == (0,) and nothing.n_reference == 2
 
 

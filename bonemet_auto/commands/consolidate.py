@@ -1,0 +1,183 @@
+"""`bonemet_consolidate D`: the trained folds become one model folder."""
+
+import argparse
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bonemet_auto import __version__
+from bonemet_auto.commands.common import (
+    EXIT_DONE,
+    add_root,
+    command_parser,
+    run_command,
+)
+from bonemet_auto.errors import ModelError, UsageError
+from bonemet_auto.files import (
+    data_root,
+    find_dataset,
+    preprocessed_folder,
+    raw_folder,
+    results_folder,
+)
+
+if TYPE_CHECKING:
+    from bonemet_auto.consolidation.gather import HeldOutCase
+    from bonemet_auto.consolidation.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+MODEL_FOLDER = "model"
+CROSS_VALIDATION = "cross_validation"
+TABLE_NAME = "cross_validation.txt"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Console script."""
+    parser = command_parser(
+        "bonemet_consolidate",
+        "Choose thresholds, smallest lesion, source calibration and patient rule on the cases that "
+        "each fold had held out, and put the trained folds into one model folder.",
+    )
+    parser.add_argument("dataset", help="number, name or folder name of the dataset")
+    add_root(parser)
+    parser.add_argument("-p", "--plan-name", default="default", help="plan of the folds")
+    parser.add_argument("--overwrite", action="store_true", help="replace a consolidated model")
+    return run_command(parser, _consolidate, arguments)
+
+
+def _consolidate(options: argparse.Namespace) -> int:
+    from bonemet_auto.consolidation.gather import gather_fold
+    from bonemet_auto.consolidation.settings import find_settings
+    from bonemet_auto.raw_dataset import open_raw_dataset
+
+    root = data_root(options.root)
+    name = find_dataset(root, options.dataset)
+    results = results_folder(root, name, options.plan_name)
+    out = results / MODEL_FOLDER
+    if out.exists() and not options.overwrite:
+        raise UsageError(f"{out} exists; --overwrite replaces it")
+    folds = _finished_folds(root, name, results)
+    dataset = open_raw_dataset(raw_folder(root, name))
+    cases = [
+        case for fold in folds for case in gather_fold(results / f"fold_{fold}", fold, dataset)
+    ]
+    if not cases:
+        raise ModelError(f"the folds in {results} have no validation case; nothing to choose on")
+    settings = find_settings(cases)
+    logger.info("%d held-out cases of folds %s", len(cases), ", ".join(map(str, folds)))
+    logger.info("%s", settings.point.rule)
+    logger.info("patient: %s", settings.reason)
+    _cross_validate(cases, dataset.folder / "labelsTr", results)
+    _write_model(root, name, results, folds, settings, len(cases))
+    logger.info("%s is complete; predict with bonemet_predict -m %s", out, out)
+    return EXIT_DONE
+
+
+def _finished_folds(root: Path, name: str, results: Path) -> list[int]:
+    """Folds that were trained to their end; what the others would add is said."""
+    from bonemet_auto.commands.fold_folder import FINISHED_NAME
+    from bonemet_auto.schema import Splits, read_json
+
+    remedy = f"Run bonemet_plan_and_preprocess -d {name} first."
+    splits = read_json(preprocessed_folder(root, name) / "splits.json", Splits, remedy)
+    planned = range(len(splits.validation))
+    folds = [fold for fold in planned if (results / f"fold_{fold}" / FINISHED_NAME).is_file()]
+    if not folds:
+        raise UsageError(f"no finished fold in {results}; train them (bonemet_train {name} 0)")
+    missing = [str(fold) for fold in planned if fold not in folds]
+    if missing:
+        without = sum(len(splits.validation[int(fold)]) for fold in missing)
+        logger.warning(
+            "warning: fold %s not trained to the end: the ensemble is smaller, and %d cases tell "
+            "nothing about thresholds, calibration and patients",
+            ", ".join(missing), without,
+        )  # fmt: skip
+    return folds
+
+
+def _cross_validate(cases: "list[HeldOutCase]", labels: Path, results: Path) -> None:
+    """Write every case by settings of the other folds, and their figures."""
+    from bonemet_auto.consolidation.settings import settings_without
+    from bonemet_auto.evaluation.evaluate import evaluate_folders
+    from bonemet_auto.evaluation.table import format_table
+    from bonemet_auto.files import write_text
+    from bonemet_auto.inference.export import write_case, write_cohort_tables
+    from bonemet_auto.inference.predict import CaseResult
+
+    folds = sorted({case.fold for case in cases})
+    if len(folds) < 2:
+        logger.warning("warning: a single fold cannot be cross-validated; no figures are written")
+        return
+    out = results / CROSS_VALIDATION
+    shutil.rmtree(out, ignore_errors=True)
+    for fold in folds:
+        settings = settings_without(fold, cases)
+        for case in (case for case in cases if case.fold == fold):
+            calibrated = case.at_temperature(settings.temperatures[fold])
+            found = CaseResult(list(calibrated.lesions), list(case.warnings))
+            write_case(out, case.case, case.geometry, found, settings.point)
+    write_cohort_tables(out)
+    evaluation = evaluate_folders(out, labels, cases={case.case for case in cases})
+    write_text(results / TABLE_NAME, format_table(evaluation) + "\n")
+    logger.info("cross-validation, by settings that left each case's fold out:")
+    logger.info("%s", format_table(evaluation))
+
+
+def _write_model(
+    root: Path, name: str, results: Path, folds: list[int], settings: "Settings", n_cases: int
+) -> None:
+    """Write the model folder beside its place, then put it there."""
+    import torch
+
+    from bonemet_auto.checkpoint import load_checkpoint
+    from bonemet_auto.inference.package import (
+        MODEL_NAME,
+        PLAN_NAME,
+        POINT_NAME,
+        checksums,
+        write_weights,
+    )
+    from bonemet_auto.schema import ConsolidatedModel, write_json
+
+    out = results / MODEL_FOLDER
+    new = results / f".{MODEL_FOLDER}.new"
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    _copy_plan(results, folds, new / PLAN_NAME)
+    for fold in folds:
+        weights = load_checkpoint(results / f"fold_{fold}", torch.device("cpu"))["ema"]
+        write_weights(new, fold, weights, settings.temperatures[fold])
+    shutil.copy(preprocessed_folder(root, name) / "fingerprint.json", new)
+    shutil.copy(raw_folder(root, name) / "dataset.json", new)
+    if (results / TABLE_NAME).is_file():
+        shutil.copy(results / TABLE_NAME, new)
+    write_json(new / POINT_NAME, settings.point)
+    model = ConsolidatedModel(
+        bonemet_version=__version__,
+        dataset=name,
+        plan=results.name,
+        folds=tuple(folds),
+        temperatures=tuple(settings.temperatures[fold] for fold in folds),
+        patient_rule_reason=settings.reason,
+        cases=n_cases,
+        sha256=checksums(new),
+    )
+    write_json(new / MODEL_NAME, model)
+    shutil.rmtree(out, ignore_errors=True)
+    new.rename(out)
+
+
+def _copy_plan(results: Path, folds: list[int], to: Path) -> None:
+    """The plan of all folds, which must be one."""
+    texts = {fold: (results / f"fold_{fold}" / "plan.json").read_text() for fold in folds}
+    first = folds[0]
+    differing = [str(fold) for fold in folds if texts[fold] != texts[first]]
+    if differing:
+        raise ModelError(
+            f"fold {', '.join(differing)} of {results} was trained with another plan than fold "
+            f"{first}; train them alike"
+        )
+    to.write_text(texts[first])

@@ -1,0 +1,1 @@
+"""Folds become one model: settings from cases that each fold had held out."""

@@ -1,0 +1,184 @@
+"""From trained folds on disk to one model folder, and predictions with it."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from bonemet_auto.commands import consolidate, plan_and_preprocess, predict, train
+from bonemet_auto.errors import ModelError
+from bonemet_auto.files import sha256_file
+from bonemet_auto.inference.export import write_case
+from bonemet_auto.inference.load import load_fold
+from bonemet_auto.inference.package import read_package
+from bonemet_auto.inference.place import Lesion
+from bonemet_auto.inference.predict import CaseResult
+from bonemet_auto.inference.reread import read_result
+from bonemet_auto.schema import CasePrediction, ConsolidatedModel, OperatingPoint, read_json
+from tests.cohort import write_cohort
+from tests.unit.test_inference_files import GRID, POINT
+
+NAME = "Dataset001_Tiny"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Two of five folds."""
+    root = tmp_path_factory.mktemp("trained")
+    write_cohort(root / "raw" / NAME, n_cases=10)
+    at = ["--root", str(root)]
+    flags = ["-d", "1", *at, "--planner", "fast", "--patch-size", "16", "16", "24"]
+    assert plan_and_preprocess.main(flags) == 0
+    for fold in ("1", "2"):
+        assert train.main(["1", fold, *at, "--iterations", "60", "--workers", "0"]) == 0
+    return root
+
+
+@pytest.fixture
+def root(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "root")
+
+
+@pytest.fixture(scope="module")
+def consolidated(trained, tmp_path_factory):
+    root = shutil.copytree(trained, tmp_path_factory.mktemp("consolidated") / "root")
+    assert consolidate.main(["1", "--root", str(root)]) == 0
+    return root
+
+
+def results(root):
+    return root / "results" / NAME / "default"
+
+
+def test_what_was_written_is_read_back(tmp_path):
+    mask = np.zeros((2, 3, 3), bool)
+    mask[0, 1], mask[1, 1, 1] = True, True
+    lesions = [
+        Lesion(score, 0.25, 0.5, 350.0, mask, (z, 2, 4), 4.0, (1.0, 2.0, 3.0))
+        for score, z in ((0.9, 0), (0.3, 2))
+    ]
+    write_case(tmp_path, "a", GRID, CaseResult(lesions, ["strange"]), POINT)
+    geometry, again = read_result(tmp_path, "a")
+    assert geometry.mismatch(GRID) is None and again.warnings == ["strange"]
+    for one, other in zip(lesions, again.lesions, strict=True):
+        drawn = [np.zeros(GRID.shape, bool) for _ in range(2)]
+        for item, place in ((one, drawn[0]), (other, drawn[1])):
+            place[item.region] = item.mask
+        assert (drawn[0] == drawn[1]).all()
+        for name in ("score", "p_lung", "mask_quality", "mean_hu", "volume_mm3"):
+            assert getattr(one, name) == getattr(other, name)
+
+
+def test_a_model_folder_holds_all_and_its_checksums(consolidated):
+    folder = results(consolidated) / "model"
+    model = read_json(folder / "model.json", ConsolidatedModel)
+    weights = {f"fold_{fold}.safetensors" for fold in (1, 2)}
+    files = {"plan.json", "fingerprint.json", "dataset.json", "operating_point.json"}
+    files |= weights | {"cross_validation.txt"}
+    assert set(model.sha256) == files
+    assert {path.name for path in folder.iterdir()} == files | {"model.json"}
+    assert all(sha256_file(folder / name) == known for name, known in model.sha256.items())
+    assert model.folds == (1, 2) and model.cases == 4 and len(model.temperatures) == 2
+    assert "paper" in (folder / "cross_validation.txt").read_text()
+
+
+def test_every_held_out_case_is_written_by_settings_of_the_other_fold(consolidated):
+    out = results(consolidated) / "cross_validation"
+    splits = json.loads((consolidated / "preprocessed" / NAME / "splits.json").read_text())
+    expected = {case for fold in (1, 2) for case in splits["validation"][fold]}
+    assert {path.stem for path in out.glob("case_*.json")} == expected
+    thresholds = {
+        fold: {
+            read_json(out / f"{case}.json", CasePrediction).score_threshold
+            for case in splits["validation"][fold]
+        }
+        for fold in (1, 2)
+    }
+    assert all(len(found) == 1 for found in thresholds.values())
+
+
+def test_the_networks_are_those_of_the_folds_with_cooled_sources(consolidated):
+    ensemble = read_package(results(consolidated) / "model", CPU)
+    model = read_json(results(consolidated) / "model" / "model.json", ConsolidatedModel)
+    torch.manual_seed(0)
+    images = torch.randn(1, 1, *ensemble.plan.patch_size)
+    boxes = [torch.tensor([[2.0, 2, 2, 9, 9, 9]])]
+    for fold, ours, temperature in zip(
+        model.folds, ensemble.models, model.temperatures, strict=True
+    ):
+        _, theirs, _ = load_fold(results(consolidated) / f"fold_{fold}", CPU)
+        (one,), (other,) = ours.outline(images, boxes), theirs.outline(images, boxes)
+        assert torch.equal(one.masks, other.masks) and torch.equal(one.scores, other.scores)
+        cooled = torch.sigmoid(torch.logit(other.p_lung) / temperature)
+        torch.testing.assert_close(one.p_lung, cooled, rtol=1e-4, atol=1e-5)
+
+
+def test_prediction_takes_the_consolidated_model_unless_folds_are_named(
+    consolidated, tmp_path, caplog
+):
+    scan = next((consolidated / "raw" / NAME / "imagesTr").glob("case_000*"))
+    point = read_json(results(consolidated) / "model" / "operating_point.json", OperatingPoint)
+    with caplog.at_level("INFO"):
+        for given in (["-m", str(results(consolidated) / "model")], ["-d", "1"]):
+            out = tmp_path / given[0].strip("-")
+            flags = ["-i", str(scan), "-o", str(out), "--root", str(consolidated)]
+            caplog.clear()
+            assert predict.main([*flags, *given]) == 0
+            assert "consolidated model" in caplog.text and "2 fold(s)" in caplog.text
+            written = read_json(out / "case_000.json", CasePrediction)
+            assert written.score_threshold == point.score_threshold
+        caplog.clear()
+        flags = ["-i", str(scan), "-o", str(tmp_path / "f"), "--root", str(consolidated)]
+        assert predict.main([*flags, "-d", "1", "-f", "1"]) == 0
+        assert "consolidated" not in caplog.text
+    model = ["-m", str(results(consolidated) / "model"), "-f", "1"]
+    assert predict.main([*flags[:3], str(tmp_path / "g"), *model]) == 2
+
+
+def test_missing_folds_are_named_with_what_is_lost(root, caplog):
+    assert consolidate.main(["1", "--root", str(root)]) == 0
+    assert "fold 0, 3, 4 not trained" in caplog.text and "6 cases" in caplog.text
+
+
+def test_a_model_is_replaced_only_when_told(root, capsys):
+    at = ["1", "--root", str(root)]
+    assert consolidate.main(at) == 0
+    assert consolidate.main(at) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert consolidate.main([*at, "--overwrite"]) == 0
+
+
+def test_one_fold_gives_a_model_without_cross_validation(root, caplog):
+    shutil.rmtree(results(root) / "fold_2")
+    assert consolidate.main(["1", "--root", str(root)]) == 0
+    assert "cannot be cross-validated" in caplog.text
+    assert not (results(root) / "model" / "cross_validation.txt").exists()
+    assert read_package(results(root) / "model", CPU).models
+
+
+def test_without_a_finished_fold_there_is_nothing_to_consolidate(root, capsys):
+    for fold in (1, 2):
+        (results(root) / f"fold_{fold}" / "operating_point.json").unlink()
+    assert consolidate.main(["1", "--root", str(root)]) == 2
+    assert "no finished fold" in capsys.readouterr().err
+
+
+def test_folds_of_different_plans_are_refused_and_leave_no_model(root, capsys):
+    path = results(root) / "fold_2" / "plan.json"
+    path.write_text(path.read_text().replace('"weight_decay": 0.05', '"weight_decay": 0.04'))
+    assert consolidate.main(["1", "--root", str(root)]) == 2
+    assert "another plan" in capsys.readouterr().err
+    assert not (results(root) / "model").exists()
+
+
+@pytest.mark.parametrize("name", ["fold_1.safetensors", "plan.json", "operating_point.json"])
+@pytest.mark.parametrize("harm", ["cut", "gone"])
+def test_a_harmed_model_is_refused(consolidated, tmp_path, name, harm):
+    model = shutil.copytree(results(consolidated) / "model", tmp_path / "model")
+    path = model / name
+    path.write_bytes(path.read_bytes()[:-20]) if harm == "cut" else path.unlink()
+    with pytest.raises(ModelError, match=name.replace(".", r"\.")):
+        read_package(model, CPU)
