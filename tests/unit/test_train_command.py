@@ -369,7 +369,7 @@ def test_hits_of_validation_are_those_of_the_masks(prepared, tmp_path):
     held_out = held_out_case(case.case, 3, volume.geometry, CaseResult(lesions, []), case, 1)
     assert held_out.fold == 3 and held_out.is_lung.tolist() == [1, 1]
     scored = held_out.scored()
-    assert scored.matched.tolist() == [1, 2] and scored.n_reference == 2
+    assert scored.matched.tolist() == [1, 1] and scored.n_reference == 2
     assert scored.scores.tolist() == [0.9, 0.8] and scored.patient_label == 1
     nothing = held_out_case(case.case, 0, volume.geometry, CaseResult([], []), case, 1).scored()
     assert nothing.matched.shape == (0,) and nothing.n_reference == 2
