@@ -173,12 +173,26 @@ def _load(folder: Path, folds: Sequence[int | str] | None, device: "torch.device
     for place in (folder, folder / "model"):
         if is_package(place) and folds is None:
             logger.info("consolidated model %s", place)
+            _warn_if_older(place, folder)
             return read_package(place, device)
     if is_package(folder):
         raise UsageError(
             f"{folder} is a consolidated model, whose folds belong together; leave -f out"
         )
     return load_ensemble(find_folds(folder, folds), device)
+
+
+def _warn_if_older(model: Path, results: Path) -> None:
+    """Say so where a fold was trained after its plan's model was consolidated."""
+    consolidated = (model / "model.json").stat().st_mtime
+    finished = sorted(results.glob("fold_[0-9]*/operating_point.json"))
+    newer = [path.parent.name for path in finished if path.stat().st_mtime > consolidated]
+    if newer:
+        logger.warning(
+            "warning: %s was trained after %s was consolidated, which does not know it; run "
+            "bonemet_consolidate --overwrite, or name the folds with -f",
+            ", ".join(newer), model,
+        )  # fmt: skip
 
 
 def _own_part(images: Mapping[str, Path], parts: int, part: int) -> dict[str, Path]:

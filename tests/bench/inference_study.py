@@ -75,7 +75,6 @@ CHANGES: dict[str, Change] = {
     "no mirror": {"mirror_axes": ()},
     "four mirrors": {"mirror_axes": (1, 2)},
     "windows overlap by a quarter": {"overlap": 0.25},
-    "windows overlap by three quarters": {"overlap": 0.75},
 }
 MODULES = {"fuse": fuse, "predict": predict, "merge": merge}
 

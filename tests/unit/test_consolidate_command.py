@@ -1,6 +1,7 @@
 """From trained folds on disk to one model folder, and predictions with it."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -136,6 +137,18 @@ def test_prediction_takes_the_consolidated_model_unless_folds_are_named(
         assert "consolidated" not in caplog.text
     model = ["-m", str(results(consolidated) / "model"), "-f", "1"]
     assert predict.main([*flags[:3], str(tmp_path / "g"), *model]) == 2
+
+
+def test_a_model_that_is_older_than_a_fold_is_taken_with_a_warning(root, tmp_path, caplog):
+    assert consolidate.main(["1", "--root", str(root)]) == 0
+    scan = next((root / "raw" / NAME / "imagesTr").glob("case_000*"))
+    flags = ["-i", str(scan), "-d", "1", "--root", str(root)]
+    assert predict.main([*flags, "-o", str(tmp_path / "a")]) == 0
+    assert "was trained after" not in caplog.text
+    made = (results(root) / "model" / "model.json").stat().st_mtime
+    os.utime(results(root) / "fold_2" / "operating_point.json", (made + 5, made + 5))
+    assert predict.main([*flags, "-o", str(tmp_path / "b")]) == 0
+    assert "fold_2 was trained after" in caplog.text
 
 
 def test_missing_folds_are_named_with_what_is_lost(root, caplog):
