@@ -133,13 +133,8 @@ def _write_model(
     import torch
 
     from bonemet_auto.checkpoint import load_checkpoint
-    from bonemet_auto.inference.package import (
-        MODEL_NAME,
-        PLAN_NAME,
-        POINT_NAME,
-        checksums,
-        write_weights,
-    )
+    from bonemet_auto.inference.load import POINT_NAME
+    from bonemet_auto.inference.package import MODEL_NAME, PLAN_NAME, checksums, write_weights
     from bonemet_auto.schema import ConsolidatedModel, write_json
 
     out = results / MODEL_FOLDER

@@ -11,7 +11,7 @@ from bonemet_auto.consolidation.gather import held_out_case
 from bonemet_auto.errors import DataError
 from bonemet_auto.evaluation.operating_point import choose_operating_point
 from bonemet_auto.inference.export import write_case, write_cohort_tables
-from bonemet_auto.inference.load import mean_point
+from bonemet_auto.inference.load import POINT_NAME, mean_point
 from bonemet_auto.inference.predict import Prediction, predict_cases
 from bonemet_auto.model.mask_rcnn import MaskRCNN
 from bonemet_auto.plan_schema import Plan
@@ -19,8 +19,6 @@ from bonemet_auto.raw_dataset import RawCase, open_raw_dataset
 from bonemet_auto.schema import FailedCase, OperatingPoint, read_json, write_failures, write_json
 
 logger = logging.getLogger(__name__)
-
-POINT_NAME = "operating_point.json"
 
 
 def require_raw_cases(raw: Path, cases: Sequence[str]) -> None:

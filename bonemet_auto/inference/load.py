@@ -12,7 +12,7 @@ from bonemet_auto.model.mask_rcnn import MaskRCNN, build_model
 from bonemet_auto.plan_schema import Plan
 from bonemet_auto.schema import OperatingPoint, read_json
 
-ALL_NAME = "fold_all"
+ALL_NAME, POINT_NAME = "fold_all", "operating_point.json"
 _TRAIN_AGAIN = "Train this fold to its end (bonemet_train), or copy the whole folder again."
 
 
@@ -91,7 +91,7 @@ def load_fold(folder: Path, device: torch.device) -> tuple[Plan, MaskRCNN, Opera
     """
     try:
         plan = read_json(folder / "plan.json", Plan, _TRAIN_AGAIN)
-        point = read_json(folder / "operating_point.json", OperatingPoint, _TRAIN_AGAIN)
+        point = read_json(folder / POINT_NAME, OperatingPoint, _TRAIN_AGAIN)
         weights = load_checkpoint(folder, torch.device("cpu"))["ema"]
     except DataError as error:
         raise ModelError(str(error)) from None

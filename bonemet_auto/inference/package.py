@@ -10,13 +10,12 @@ from torch import Tensor
 
 from bonemet_auto.errors import DataError, ModelError
 from bonemet_auto.files import atomic_write, sha256_file
-from bonemet_auto.inference.load import Ensemble
+from bonemet_auto.inference.load import POINT_NAME, Ensemble
 from bonemet_auto.model.mask_rcnn import MaskRCNN, build_model
 from bonemet_auto.plan_schema import Plan
 from bonemet_auto.schema import ConsolidatedModel, OperatingPoint, read_json
 
 MODEL_NAME = "model.json"
-POINT_NAME = "operating_point.json"
 PLAN_NAME = "plan.json"
 SOURCE_LOGIT = "source_head.logit."
 _REMEDY = "Copy the whole model folder again, or consolidate anew (bonemet_consolidate)."
