@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -56,6 +56,11 @@ def looks(box: float, centred: float, dense: float) -> Change:
     return {"fuse.fused_score": lambda b, c, d: box * b + centred * c + dense * d}
 
 
+def clusters(iou: float) -> Change:
+    """Boxes that overlap by another share make one lesion."""
+    return {"predict.weighted_clusters": partial(merge.weighted_clusters, iou_threshold=iou)}
+
+
 CHANGES: dict[str, Change] = {
     "today": {},
     "score of the box alone": looks(1, 0, 0),
@@ -70,13 +75,14 @@ CHANGES: dict[str, Change] = {
     "no dense components": {"fuse.MAX_LEFTOVERS": 0},
     "dense components from 5 mm3": {"predict.MIN_LEFTOVER_MM3": 5.0},
     "dense components from 100 mm3": {"predict.MIN_LEFTOVER_MM3": 100.0},
-    "clusters of IoU .15": {"merge.CLUSTER_IOU": 0.15},
-    "clusters of IoU .5": {"merge.CLUSTER_IOU": 0.5},
+    "clusters of IoU .15": clusters(0.15),
+    "clusters of IoU .5": clusters(0.5),
     "no mirror": {"mirror_axes": ()},
     "four mirrors": {"mirror_axes": (1, 2)},
     "windows overlap by a quarter": {"overlap": 0.25},
+    "the same with four mirrors": {"overlap": 0.25, "mirror_axes": (1, 2)},
 }
-MODULES = {"fuse": fuse, "predict": predict, "merge": merge}
+MODULES = {"fuse": fuse, "predict": predict}
 
 
 def main() -> None:
