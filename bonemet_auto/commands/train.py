@@ -245,7 +245,7 @@ def _length(
     world: "World",
 ) -> tuple[int, int]:
     """Steps and epochs of a fresh run."""
-    from bonemet_auto.training.budget import steps_for_budget
+    from bonemet_auto.training.budget import LEAST_STEPS, steps_for_budget
 
     training = plan.training
     per_epoch = max(1, training.iterations // training.epochs)
@@ -257,4 +257,4 @@ def _length(
         steps = steps_for_budget(plan, dataset, validation, device, workers, left_s, world)
         # Each process has timed its own.
         steps = world.from_leader(steps)
-    return steps, min(training.epochs, max(1, steps // 10))
+    return steps, min(training.epochs, max(1, steps // LEAST_STEPS))

@@ -26,6 +26,11 @@ _OUTLINES_PER_CASE = 8
 _RESERVE_SHARE = 0.04
 """Kept back for checkpoints, reading and writing."""
 
+EPOCH_S = 2.0
+"""What figures and pictures of an epoch take on a slow core."""
+LEAST_STEPS = 10
+"""Of an epoch: short runs have fewer epochs than the plan."""
+
 
 def steps_for_budget(
     plan: Plan,
@@ -56,14 +61,20 @@ def steps_for_budget(
         n_windows(case, plan) + _OUTLINES_PER_CASE for case in validation
     )
     left_s = budget_s * (1 - _RESERVE_SHARE) - (time.perf_counter() - started) - validation_s
-    steps = int(left_s / step_s)
+    steps = int(steps_in(left_s, step_s, plan.training.epochs))
     if steps < 10:
         raise UsageError(
             f"--time-budget of {budget_s:.0f} s leaves room for {max(0, steps)} steps of "
             f"{step_s:.2f} s beside {validation_s:.0f} s of validation; give at least "
-            f"{(validation_s + 100 * step_s) * 1.2:.0f} s."
+            f"{(validation_s + 100 * step_s + EPOCH_S * LEAST_STEPS) * 1.2:.0f} s."
         )
     return steps
+
+
+def steps_in(left_s: float, step_s: float, epochs: int) -> float:
+    """Steps that fit, with an epoch's figures after each of `epochs`, or of the fewer that fit."""
+    short = left_s / (step_s + EPOCH_S / LEAST_STEPS)
+    return short if short < LEAST_STEPS * epochs else (left_s - EPOCH_S * epochs) / step_s
 
 
 def step_seconds(

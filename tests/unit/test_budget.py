@@ -91,3 +91,12 @@ def test_windows_are_counted_axis_by_axis(shape, mirrors, windows):
     inference = PLAN.inference.model_copy(update={"mirror_axes": mirrors, "overlap": 0.5})
     plan = PLAN.model_copy(update={"inference": inference})
     assert budget.n_windows(stored_case("a", shape), plan) == windows
+
+
+@pytest.mark.parametrize("left_s", [1.0, 50.0, 5000.0])
+@pytest.mark.parametrize("step_s", [0.01, 0.5])
+@pytest.mark.parametrize("epochs", [1, 3, 1000])
+def test_figures_after_every_epoch_have_their_time(left_s, step_s, epochs):
+    steps = budget.steps_in(left_s, step_s, epochs)
+    drawn_s = budget.EPOCH_S * min(epochs, steps / budget.LEAST_STEPS)
+    assert steps * step_s + drawn_s == pytest.approx(left_s)
