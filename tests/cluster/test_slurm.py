@@ -100,14 +100,14 @@ def test_five_folds_train_and_a_job_that_is_thrown_out_goes_on(root, caplog):
 def test_a_job_whose_time_is_up_queues_again_and_goes_on(root, caplog):
     with caplog.at_level("INFO"):
         # One minute is the least that SLURM grants.
-        flags = ["--iterations", "1200", "--workers", "0", "--hours", "0.016"]
+        flags = ["--iterations", "300", "--workers", "0", "--hours", "0.016"]
         assert train.main(["1", "0", "--root", str(root), *flags, *SMALL]) == 0
     jobs = submitted(caplog)
     assert len(jobs) == 1
     assert wait_for_end(jobs) == ["COMPLETED"], logs(root)
     assert state(jobs[0])[1] >= 1
     assert "queued again" in logs(root) and "resumed at step" in logs(root)
-    assert pd.read_csv(fold(root, 0) / "metrics.csv")["step"].tolist()[-1] == 1200
+    assert pd.read_csv(fold(root, 0) / "metrics.csv")["step"].tolist()[-1] == 300
 
 
 def test_a_job_that_fails_counts_as_failed_and_says_why(root, caplog):
