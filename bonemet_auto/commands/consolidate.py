@@ -21,6 +21,7 @@ from bonemet_auto.files import (
     preprocessed_folder,
     raw_folder,
     results_folder,
+    write_text,
 )
 
 if TYPE_CHECKING:
@@ -60,18 +61,20 @@ def _consolidate(options: argparse.Namespace) -> int:
     if out.exists() and not options.overwrite:
         raise UsageError(f"{out} exists; --overwrite replaces it")
     folds = _finished_folds(root, name, results)
+    plan = _shared_plan(results, folds)
     dataset = open_raw_dataset(raw_folder(root, name))
     cases = [
         case for fold in folds for case in gather_fold(results / f"fold_{fold}", fold, dataset)
     ]
     if not cases:
         raise ModelError(f"the folds in {results} have no validation case; nothing to choose on")
+    _require_once(cases, results)
     settings = find_settings(cases)
     logger.info("%d held-out cases of folds %s", len(cases), ", ".join(map(str, folds)))
     logger.info("%s", settings.point.rule)
     logger.info("patient: %s", settings.reason)
     _cross_validate(cases, dataset.folder / "labelsTr", results)
-    _write_model(root, name, results, folds, settings, len(cases))
+    _write_model(root, name, results, plan, folds, settings, len(cases))
     logger.info("%s is complete; predict with bonemet_predict -m %s", out, out)
     return EXIT_DONE
 
@@ -103,16 +106,16 @@ def _cross_validate(cases: "list[HeldOutCase]", labels: Path, results: Path) -> 
     from bonemet_auto.consolidation.settings import settings_without
     from bonemet_auto.evaluation.evaluate import evaluate_folders
     from bonemet_auto.evaluation.table import format_table
-    from bonemet_auto.files import write_text
     from bonemet_auto.inference.export import write_case, write_cohort_tables
     from bonemet_auto.inference.predict import CaseResult
 
     folds = sorted({case.fold for case in cases})
+    out = results / CROSS_VALIDATION
+    shutil.rmtree(out, ignore_errors=True)
+    (results / TABLE_NAME).unlink(missing_ok=True)
     if len(folds) < 2:
         logger.warning("warning: a single fold cannot be cross-validated; no figures are written")
         return
-    out = results / CROSS_VALIDATION
-    shutil.rmtree(out, ignore_errors=True)
     for fold in folds:
         settings = settings_without(fold, cases)
         for case in (case for case in cases if case.fold == fold):
@@ -127,7 +130,13 @@ def _cross_validate(cases: "list[HeldOutCase]", labels: Path, results: Path) -> 
 
 
 def _write_model(
-    root: Path, name: str, results: Path, folds: list[int], settings: "Settings", n_cases: int
+    root: Path,
+    name: str,
+    results: Path,
+    plan: str,
+    folds: list[int],
+    settings: "Settings",
+    n_cases: int,
 ) -> None:
     """Write the model folder beside its place, then put it there."""
     import torch
@@ -141,7 +150,7 @@ def _write_model(
     new = results / f".{MODEL_FOLDER}.new"
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
-    _copy_plan(results, folds, new / PLAN_NAME)
+    write_text(new / PLAN_NAME, plan)
     for fold in folds:
         weights = load_checkpoint(results / f"fold_{fold}", torch.device("cpu"))["ema"]
         write_weights(new, fold, weights, settings.temperatures[fold])
@@ -165,9 +174,9 @@ def _write_model(
     new.rename(out)
 
 
-def _copy_plan(results: Path, folds: list[int], to: Path) -> None:
-    """The plan of all folds, which must be one."""
-    texts = {fold: (results / f"fold_{fold}" / "plan.json").read_text() for fold in folds}
+def _shared_plan(results: Path, folds: list[int]) -> str:
+    """Text of the plan of all folds, which must be one."""
+    texts = {fold: (results / f"fold_{fold}" / "plan.json").read_text("utf-8") for fold in folds}
     first = folds[0]
     differing = [str(fold) for fold in folds if texts[fold] != texts[first]]
     if differing:
@@ -175,4 +184,17 @@ def _copy_plan(results: Path, folds: list[int], to: Path) -> None:
             f"fold {', '.join(differing)} of {results} was trained with another plan than fold "
             f"{first}; train them alike"
         )
-    to.write_text(texts[first])
+    return texts[first]
+
+
+def _require_once(cases: "list[HeldOutCase]", results: Path) -> None:
+    """Refuse folds of different splits: one would be judged on what another learned from."""
+    owners: dict[str, list[int]] = {}
+    for case in cases:
+        owners.setdefault(case.case, []).append(case.fold)
+    twice = [f"{case} (folds {folds})" for case, folds in owners.items() if len(folds) > 1]
+    if twice:
+        raise ModelError(
+            f"{results}: {', '.join(twice)} validated more than one fold, so splits.json has "
+            "changed between their trainings; train them anew"
+        )

@@ -1,6 +1,7 @@
 """The end of a fold: predict its validation cases as users do, and choose thresholds."""
 
 import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -81,6 +82,8 @@ def validate_fold(
     ]
     point = choose_operating_point([item.scored() for item in held_out])
     out = folder / "validation"
+    # A case that an earlier run held out may have been trained on by this one.
+    shutil.rmtree(out, ignore_errors=True)
     for item in predictions:
         write_case(out, item.case, item.geometry, item.result, point)
     write_cohort_tables(out)

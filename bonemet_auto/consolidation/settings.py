@@ -5,7 +5,6 @@ model come from settings that left a fold out (`settings_without`), so that no c
 what is then measured on it.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,8 +23,6 @@ from bonemet_auto.inference.export import counts, pooled_lesions
 from bonemet_auto.model.patient import LabelledPatient, PatientRule, PooledHead
 from bonemet_auto.model.patient_choice import FITS, choose_rule, out_of_fold
 from bonemet_auto.schema import OperatingPoint, PatientRuleRecord
-
-logger = logging.getLogger(__name__)
 
 SMALLEST_MM3 = (0.0, 20.0, 50.0, 100.0, 200.0)
 """Smallest lesions that are tried; 0 stays unless another is better by a standard error."""

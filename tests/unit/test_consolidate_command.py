@@ -165,8 +165,11 @@ def test_a_model_is_replaced_only_when_told(root, capsys):
 
 
 def test_one_fold_gives_a_model_without_cross_validation(root, caplog):
+    at = ["1", "--root", str(root)]
+    assert consolidate.main(at) == 0
     shutil.rmtree(results(root) / "fold_2")
-    assert consolidate.main(["1", "--root", str(root)]) == 0
+    assert consolidate.main([*at, "--overwrite"]) == 0
+    assert not (results(root) / "cross_validation.txt").exists(), "those of both folds"
     assert "cannot be cross-validated" in caplog.text
     assert not (results(root) / "model" / "cross_validation.txt").exists()
     assert read_package(results(root) / "model", CPU).models
@@ -185,6 +188,28 @@ def test_folds_of_different_plans_are_refused_and_leave_no_model(root, capsys):
     assert consolidate.main(["1", "--root", str(root)]) == 2
     assert "another plan" in capsys.readouterr().err
     assert not (results(root) / "model").exists()
+
+
+def test_folds_of_different_splits_are_refused(root, capsys):
+    held_out = results(root) / "fold_1" / "validation"
+    other = results(root) / "fold_2" / "validation"
+    case = next(held_out.glob("case_*.json")).stem
+    for part in (".", "candidates"):
+        for ending in (".json", ".nii.gz"):
+            shutil.copy(held_out / part / f"{case}{ending}", other / part)
+    assert consolidate.main(["1", "--root", str(root)]) == 2
+    assert f"{case} (folds [1, 2])" in capsys.readouterr().err
+
+
+def test_a_fold_trained_anew_forgets_what_it_held_out_before(root):
+    held_out = results(root) / "fold_1" / "validation"
+    case = next(held_out.glob("case_*.json")).stem
+    for part in (".", "candidates"):
+        for ending in (".json", ".nii.gz"):
+            shutil.copy(held_out / part / f"{case}{ending}", held_out / part / f"old{ending}")
+    flags = ["--root", str(root), "--iterations", "2", "--workers", "0", "--overwrite"]
+    assert train.main(["1", "1", *flags]) == 0
+    assert not list(held_out.rglob("old*"))
 
 
 @pytest.mark.parametrize("name", ["fold_1.safetensors", "plan.json", "operating_point.json"])
