@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bonemet_auto.commands.cluster import Job, own_arguments, submit
+from bonemet_auto.commands.cluster import Job, open_queue, own_arguments, submit
 from bonemet_auto.commands.common import EXIT_DONE
 from bonemet_auto.commands.fold_folder import (
     FINISHED_NAME,
@@ -73,18 +73,32 @@ def submit_folds(options: argparse.Namespace) -> int:
     wanted = list(folds) if options.fold == ALL_FOLDS else [options.fold]
     folders = [results / f"fold_{fold}" for fold in wanted]
     _require_consent(results, folders, options)
+    queue = open_queue(results / "jobs", f"bonemet_{results.parent.name}", options)
     jobs = []
     for fold, folder in zip(wanted, folders, strict=True):
         if options.resume and (folder / FINISHED_NAME).is_file():
             logger.info("fold %s is finished: %s", fold, folder)
             continue
-        own = [flag for flag in own_arguments(options.given) if flag != "--resume"]
-        flags = [str(fold) if flag == str(options.fold) else flag for flag in own]
-        resumed = ["--resume"] if options.resume and has_checkpoint(folder) else []
-        jobs.append(Job("train", (*flags, *resumed), ("--resume",), checkpoints_of(folder)))
+        if options.overwrite:
+            clear_folder(folder)
+        fresh, again = _fold_arguments(options, fold)
+        flags = again if options.resume and has_checkpoint(folder) else fresh
+        jobs.append(Job("train", tuple(flags), tuple(again), checkpoints_of(folder)))
     if jobs:
-        submit(jobs, results / "jobs", f"bonemet_{results.parent.name}", options)
+        submit(queue, jobs)
     return EXIT_DONE
+
+
+def _fold_arguments(options: argparse.Namespace, fold: int | str) -> tuple[list[str], list[str]]:
+    """Arguments of a fold's job that starts, and of one that goes on."""
+    beginning = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag in ("--resume", "--overwrite"):
+        beginning.add_argument(flag, action="store_true")
+    beginning.add_argument("--init-weights")
+    given, shared = beginning.parse_known_args(own_arguments(options.given))
+    shared = [str(fold) if flag == str(options.fold) else flag for flag in shared]
+    weights = [] if given.init_weights is None else ["--init-weights", given.init_weights]
+    return [*shared, *weights], [*shared, "--resume"]
 
 
 def _folds(options: argparse.Namespace) -> tuple[Path, Path, dict[int, Path]]:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from bonemet_auto.commands.common import (
     EXIT_DONE,
@@ -23,6 +24,9 @@ from bonemet_auto.commands.common import (
     positive,
 )
 from bonemet_auto.errors import UsageError
+
+if TYPE_CHECKING:
+    from submitit import SlurmExecutor
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +41,9 @@ class Job:
     Attributes:
         command: module of `bonemet_auto.commands`.
         flags: its arguments.
-        again: arguments in place of `--overwrite` when it goes on.
+        again: its arguments when it goes on with what an earlier run of it left.
         traces: files or folders; if any exists, a job that runs again has something to go on with.
+            Those of an earlier training must be gone when it is submitted.
     """
 
     command: str
@@ -64,9 +69,8 @@ class Job:
     def arguments(self) -> list[str]:
         """Arguments of this run of the job: its first one, or one after it was queued again."""
         restarted = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
-        if restarted and any(trace.exists() for trace in self.traces):
-            return [*(flag for flag in self.flags if flag != "--overwrite"), *self.again]
-        return list(self.flags)
+        goes_on = restarted and any(trace.exists() for trace in self.traces)
+        return list(self.again if goes_on else self.flags)
 
 
 class _Warning:
@@ -144,11 +148,10 @@ def _key_value(text: str) -> tuple[str, str]:
     return key.removeprefix("--"), value
 
 
-def submit(jobs: Sequence[Job], folder: Path, name: str, options: argparse.Namespace) -> list[str]:
-    """Submit jobs as one array and return their ids.
+def open_queue(folder: Path, name: str, options: argparse.Namespace) -> "SlurmExecutor":
+    """The cluster's queue, before anything is changed for the jobs.
 
     Args:
-        jobs: what to run.
         folder: takes the jobs' logs.
         name: shown in the queue.
         options: with the flags of `add_cluster`.
@@ -161,13 +164,13 @@ def submit(jobs: Sequence[Job], folder: Path, name: str, options: argparse.Names
     except ImportError:
         raise UsageError("--cluster needs submitit: pip install 'bonemet_auto[cluster]'") from None
     try:
-        executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=1000)
+        queue = submitit.SlurmExecutor(folder=folder, max_num_timeout=1000)
     except RuntimeError as error:
         raise UsageError(f"--cluster slurm: {error} Submit from a login node.") from None
     more = {"requeue": True, **dict(options.sbatch)}
     if options.gpus:
         more["gres"] = f"gpu:{options.gpus}"
-    executor.update_parameters(
+    queue.update_parameters(
         job_name=name,
         time=max(1, math.ceil(60 * options.hours)),
         partition=options.partition,
@@ -177,7 +180,10 @@ def submit(jobs: Sequence[Job], folder: Path, name: str, options: argparse.Names
         stderr_to_stdout=True,
         additional_parameters=more,
     )
-    submitted = executor.submit_array(jobs)
-    ids = [job.job_id for job in submitted]
-    logger.info("submitted %s; their logs are in %s", ", ".join(ids), folder)
-    return ids
+    return queue
+
+
+def submit(queue: "SlurmExecutor", jobs: Sequence[Job]) -> None:
+    """Submit jobs as one array, and say what they are called."""
+    ids = [job.job_id for job in queue.submit_array(jobs)]
+    logger.info("submitted %s; their logs are in %s", ", ".join(ids), queue.folder)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bonemet_auto.commands.cluster import Job, add_cluster, own_arguments, submit
+from bonemet_auto.commands.cluster import Job, add_cluster, open_queue, own_arguments, submit
 from bonemet_auto.commands.common import (
     EXIT_DONE,
     EXIT_REFUSED,
@@ -68,7 +68,8 @@ def _submit(options: argparse.Namespace) -> int:
     root = data_root(options.root)
     name = find_dataset(root, options.dataset)
     job = Job("plan_and_preprocess", tuple(own_arguments(options.given)))
-    submit([job], preprocessed_folder(root, name) / "jobs", f"bonemet_{name}", options)
+    queue = open_queue(preprocessed_folder(root, name) / "jobs", f"bonemet_{name}", options)
+    submit(queue, [job])
     return EXIT_DONE
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bonemet_auto import __version__
-from bonemet_auto.commands.cluster import Job, add_cluster, own_arguments, submit
+from bonemet_auto.commands.cluster import Job, add_cluster, open_queue, own_arguments, submit
 from bonemet_auto.commands.common import (
     EXIT_DONE,
     EXIT_SOME_FAILED,
@@ -106,10 +106,12 @@ def _submit(options: argparse.Namespace) -> int:
     jobs = []
     for part in range(parts):
         _claim_output(options, _own_part(images, parts, part))
-        flags = [*own, "-part_id", str(part)]
-        jobs.append(Job("predict", tuple(flags), ("--continue",), (options.output,)))
+        flags = (*own, "-part_id", str(part))
+        # What --overwrite is to replace must not pass for done: such a part begins anew.
+        again = flags if options.overwrite else (*flags, "--continue")
+        jobs.append(Job("predict", flags, again, (options.output,)))
     logs = options.output.with_name(f"{options.output.name}_jobs")
-    submit(jobs, logs, "bonemet_predict", options)
+    submit(open_queue(logs, "bonemet_predict", options), jobs)
     return EXIT_DONE
 
 

@@ -10,7 +10,7 @@ command -v slurmctld >/dev/null || {
   apt-get update -q
   DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends slurm-wlm munge
 }
-place=$(mktemp -d /tmp/slurm.XXXXXX)
+place=$(mktemp -d -t slurm.XXXXXX)
 host=$(hostname -s)
 cores=$(nproc)
 export SLURM_CONF=$place/slurm.conf

@@ -7,15 +7,16 @@ import subprocess
 
 import pytest
 
-from bonemet_auto.commands import cluster, predict, train
+from bonemet_auto.commands import all_folds, cluster, predict, train
 from bonemet_auto.commands.cluster import Job, own_arguments
 from bonemet_auto.commands.common import EXIT_STOPPED
+from bonemet_auto.schema import Splits, write_json
 
 
 def test_a_job_goes_on_only_when_it_runs_again_and_left_something(tmp_path, monkeypatch):
     trace = tmp_path / "checkpoint_last.pt"
-    job = Job("train", ("1", "0", "--overwrite", "--seed", "3"), ("--resume",), (trace,))
-    fresh, again = list(job.flags), ["1", "0", "--seed", "3", "--resume"]
+    fresh, again = ["1", "0", "--init-weights", "w"], ["1", "0", "--resume"]
+    job = Job("train", tuple(fresh), tuple(again), (trace,))
     assert job.arguments() == fresh
     trace.touch()
     assert job.arguments() == fresh, "what is there is of an earlier training"
@@ -28,6 +29,55 @@ def test_a_job_goes_on_only_when_it_runs_again_and_left_something(tmp_path, monk
 def test_the_clusters_flags_are_not_the_jobs():
     given = ["1", "all_folds", "--cluster", "slurm", "--hours", "3", "--root", "r", "--gpus=1"]
     assert own_arguments([*given, "--sbatch", "account=a"]) == ["1", "all_folds", "--root", "r"]
+
+
+@pytest.fixture
+def submitted(tmp_path, monkeypatch):
+    """Jobs that a command would submit for a dataset of five folds, two of them begun."""
+    splits = Splits(seed=0, validation=tuple((f"c{k}",) for k in range(5)))
+    write_json(tmp_path / "preprocessed" / "Dataset001_A" / "splits.json", splits)
+    results = tmp_path / "results" / "Dataset001_A" / "default"
+    for fold in (0, 1):
+        (results / f"fold_{fold}").mkdir(parents=True)
+        (results / f"fold_{fold}" / "checkpoint_last.pt").touch()
+    (results / "fold_0" / "operating_point.json").touch()
+    (tmp_path / "raw" / "Dataset001_A").mkdir(parents=True)
+    monkeypatch.setattr(all_folds, "open_queue", lambda *_: None)
+
+    def submit(*flags):
+        jobs = []
+        monkeypatch.setattr(all_folds, "submit", lambda _, given: jobs.extend(given))
+        given = [*flags, "--root", str(tmp_path), "--cluster", "slurm"]
+        assert train.main(["1", "all_folds", *given]) == 0
+        return [
+            tuple([flag for flag in side if flag not in ("--root", str(tmp_path))] for side in job)
+            for job in ((job.flags, job.again) for job in jobs)
+        ]
+
+    return submit
+
+
+def test_a_fold_starts_with_the_given_weights_and_goes_on_without(submitted):
+    jobs = submitted("--overwrite", "--init-weights", "w", "--seed", "3")
+    assert [flags for flags, _ in jobs] == [
+        ["1", str(k), "--seed", "3", "--init-weights", "w"] for k in range(5)
+    ]
+    assert [again for _, again in jobs] == [
+        ["1", str(k), "--seed", "3", "--resume"] for k in range(5)
+    ]
+
+
+def test_jobs_that_start_over_leave_nothing_to_be_taken_for_their_own(submitted, tmp_path):
+    submitted("--overwrite")
+    assert not list((tmp_path / "results").rglob("checkpoint_last.pt"))
+    assert not list((tmp_path / "results").rglob("operating_point.json"))
+
+
+def test_resumed_folds_go_on_and_finished_ones_are_left(submitted):
+    jobs = submitted("--resume", "--init-weights", "w")
+    assert [flags for flags, _ in jobs] == [
+        ["1", "1", "--resume"], *(["1", str(k), "--init-weights", "w"] for k in (2, 3, 4))
+    ]  # fmt: skip
 
 
 @pytest.fixture
