@@ -28,10 +28,12 @@ from bonemet_auto.files import data_root, find_dataset, preprocessed_folder, res
 if TYPE_CHECKING:
     import torch
 
+    from bonemet_auto.checkpoint import Progress
     from bonemet_auto.data.loader import PatchDataset
     from bonemet_auto.plan_schema import Plan
-    from bonemet_auto.schema import OperatingPoint, StoredCase
+    from bonemet_auto.schema import OperatingPoint
     from bonemet_auto.training.distributed import World
+    from bonemet_auto.training.glance import Glance
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +137,6 @@ def _train_fold(
 ) -> int:
     import torch
 
-    from bonemet_auto.checkpoint import Progress
     from bonemet_auto.commands.fold_validation import (
         borrow_point,
         require_raw_cases,
@@ -144,9 +145,7 @@ def _train_fold(
     from bonemet_auto.data.loader import PatchDataset
     from bonemet_auto.model.mask_rcnn import build_model
     from bonemet_auto.processor import default_workers
-    from bonemet_auto.store import read_meta
     from bonemet_auto.training.distributed import local_processes
-    from bonemet_auto.training.glance import Glance
     from bonemet_auto.training.loop import train
 
     root = data_root(options.root)
@@ -163,26 +162,22 @@ def _train_fold(
     progress = world.from_leader(claim_folder(folder, plan, options) if world.leads else None)
     dataset = PatchDataset(cases_folder, training_cases, plan, progress.seed)
     if not options.resume:
-        held_out = [read_meta(cases_folder, case) for case in validation_cases]
         spent_s = time.perf_counter() - started
-        steps, epochs = _length(options, plan, dataset, held_out, device, workers, spent_s, world)
-        progress = Progress(0, steps, epochs, options.seed)
+        progress = _length(
+            options, plan, dataset, validation_cases, device, workers, spent_s, world
+        )
         if world.leads:
             start_folder(plan, raw, folder)
         logger.info(
             "training %s %s fold %s on %s: %d cases, %d steps in %d epochs",
-            dataset_name, plan.name, options.fold, device, len(training_cases), steps, epochs,
+            dataset_name, plan.name, options.fold, device, len(training_cases),
+            progress.total_steps, progress.epochs,
         )  # fmt: skip
     torch.manual_seed(progress.seed)
     model = build_model(plan.network)
     if initial is not None:
         initialise(model, initial, options.init_weights)
-    glance = None
-    if world.leads and validation_cases:
-        # Data sets of its own: the loader's must not have files open when its processes start.
-        shown = PatchDataset(cases_folder, training_cases, plan, seed=0)
-        held_out_windows = PatchDataset(cases_folder, validation_cases, plan, 0, augmented=False)
-        glance = Glance(shown, held_out_windows, folder, device)
+    glance = _glance(dataset, validation_cases, folder, device) if world.leads else None
     left_s = None if options.max_time is None else options.max_time - time.perf_counter() + started
     average = train(
         model, plan, dataset, folder, progress, device, workers, options.resume, left_s, glance,
@@ -195,6 +190,21 @@ def _train_fold(
         logger.info("nothing to validate on; %s; everything is in %s", point.rule, folder)
         return EXIT_DONE
     return _conclude(validate_fold(average, plan, raw, validation_cases, folder, device), folder)
+
+
+def _glance(
+    dataset: "PatchDataset", validation: list[str], folder: Path, device: "torch.device"
+) -> "Glance | None":
+    """What looks at held-out windows after every epoch; None where no case is held out."""
+    from bonemet_auto.data.loader import PatchDataset
+    from bonemet_auto.training.glance import Glance
+
+    if not validation:
+        return None
+    # Data sets of its own: the loader's must not have files open when its processes start.
+    shown = PatchDataset(dataset.folder, dataset.names, dataset.plan, seed=0)
+    held_out = PatchDataset(dataset.folder, validation, dataset.plan, seed=0, augmented=False)
+    return Glance(shown, held_out, folder, device)
 
 
 def _conclude(point: "OperatingPoint", folder: Path) -> int:
@@ -238,23 +248,28 @@ def _length(
     options: argparse.Namespace,
     plan: "Plan",
     dataset: "PatchDataset",
-    validation: "list[StoredCase]",
+    validation: list[str],
     device: "torch.device",
     workers: int,
     spent_s: float,
     world: "World",
-) -> tuple[int, int]:
-    """Steps and epochs of a fresh run."""
+) -> "Progress":
+    """A fresh run, of as many steps and epochs as were asked for."""
+    from bonemet_auto.checkpoint import Progress
+    from bonemet_auto.store import read_meta
     from bonemet_auto.training.budget import LEAST_STEPS, steps_for_budget
 
     training = plan.training
-    per_epoch = max(1, training.iterations // training.epochs)
     if options.epochs:
-        return per_epoch * options.epochs, options.epochs
+        per_epoch = max(1, training.iterations // training.epochs)
+        return Progress(0, per_epoch * options.epochs, options.epochs, options.seed)
     steps = options.iterations or training.iterations
     if options.time_budget is not None:
+        held_out = [read_meta(dataset.folder, case) for case in validation]
         left_s = options.time_budget - spent_s
-        steps = steps_for_budget(plan, dataset, validation, device, workers, left_s, world)
-        # Each process has timed its own.
-        steps = world.from_leader(steps)
-    return steps, min(training.epochs, max(1, steps // LEAST_STEPS))
+        # Each process has timed its own steps.
+        steps = world.from_leader(
+            steps_for_budget(plan, dataset, held_out, device, workers, left_s, world)
+        )
+    epochs = min(training.epochs, max(1, steps // LEAST_STEPS))
+    return Progress(0, steps, epochs, options.seed)
