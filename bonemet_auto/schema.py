@@ -218,6 +218,8 @@ class OperatingPoint(Ours):
     score_threshold: float
     patient_threshold: float
     no_lesion_probability: float
+    mask_weight: float = Field(default=0.5, ge=0, le=1)
+    mask_threshold: float = Field(default=0.5, gt=0, lt=1)
     min_volume_mm3: float = Field(default=0.0, ge=0)
     patient_rule: PatientRuleRecord = PatientRuleRecord(name="noisy_or")
     rule: str

@@ -3,7 +3,7 @@
 import argparse
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,8 @@ from bonemet_auto.files import (
 if TYPE_CHECKING:
     from bonemet_auto.consolidation.gather import HeldOutCase
     from bonemet_auto.consolidation.settings import Settings
+    from bonemet_auto.inference.fuse import Outline
+    from bonemet_auto.schema import OperatingPoint
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _consolidate(options: argparse.Namespace) -> int:
     from bonemet_auto.consolidation.gather import gather_fold
-    from bonemet_auto.consolidation.settings import find_settings
+    from bonemet_auto.consolidation.settings import OUTLINES, find_settings
+    from bonemet_auto.inference.fuse import USUAL_OUTLINE
     from bonemet_auto.raw_dataset import open_raw_dataset
 
     root = data_root(options.root)
@@ -63,20 +66,27 @@ def _consolidate(options: argparse.Namespace) -> int:
     folds = _finished_folds(root, name, results)
     plan = _shared_plan(results, folds)
     dataset = open_raw_dataset(raw_folder(root, name))
-    cases = [
-        case for fold in folds for case in gather_fold(results / f"fold_{fold}", fold, dataset)
-    ]
+    parts = [gather_fold(results / f"fold_{fold}", fold, dataset, OUTLINES) for fold in folds]
+    drawn = {outline: [case for part in parts for case in part[outline]] for outline in OUTLINES}
+    cases = drawn[USUAL_OUTLINE]
     if not cases:
         raise ModelError(f"the folds in {results} have no validation case; nothing to choose on")
     _require_once(cases, results)
-    settings = find_settings(cases)
+    settings = find_settings(drawn)
     logger.info("%d held-out cases of folds %s", len(cases), ", ".join(map(str, folds)))
-    logger.info("%s", settings.point.rule)
+    logger.info("%s", _in_words(settings.point))
     logger.info("patient: %s", settings.reason)
-    _cross_validate(cases, dataset.folder / "labelsTr", results)
+    _cross_validate(drawn, dataset.folder / "labelsTr", results)
     _write_model(root, name, results, plan, folds, settings, len(cases))
     logger.info("%s is complete; predict with bonemet_predict -m %s", out, out)
     return EXIT_DONE
+
+
+def _in_words(point: "OperatingPoint") -> str:
+    return (
+        f"masks: {point.mask_weight:.0%} second stage, from {point.mask_threshold:.1f}; lesions "
+        f"from {point.min_volume_mm3:g} mm3; {point.rule}"
+    )
 
 
 def _finished_folds(root: Path, name: str, results: Path) -> list[int]:
@@ -101,14 +111,18 @@ def _finished_folds(root: Path, name: str, results: Path) -> list[int]:
     return folds
 
 
-def _cross_validate(cases: "list[HeldOutCase]", labels: Path, results: Path) -> None:
+def _cross_validate(
+    drawn: "Mapping[Outline, list[HeldOutCase]]", labels: Path, results: Path
+) -> None:
     """Write every case by settings of the other folds, and their figures."""
     from bonemet_auto.consolidation.settings import settings_without
     from bonemet_auto.evaluation.evaluate import evaluate_folders
     from bonemet_auto.evaluation.table import format_table
     from bonemet_auto.inference.export import write_case, write_cohort_tables
+    from bonemet_auto.inference.fuse import USUAL_OUTLINE, outline_of
     from bonemet_auto.inference.predict import CaseResult
 
+    cases = drawn[USUAL_OUTLINE]
     folds = sorted({case.fold for case in cases})
     out = results / CROSS_VALIDATION
     shutil.rmtree(out, ignore_errors=True)
@@ -117,8 +131,8 @@ def _cross_validate(cases: "list[HeldOutCase]", labels: Path, results: Path) -> 
         logger.warning("warning: a single fold cannot be cross-validated; no figures are written")
         return
     for fold in folds:
-        settings = settings_without(fold, cases)
-        for case in (case for case in cases if case.fold == fold):
+        settings = settings_without(fold, drawn)
+        for case in (case for case in drawn[outline_of(settings.point)] if case.fold == fold):
             calibrated = case.at_temperature(settings.temperatures[fold])
             found = CaseResult(list(calibrated.lesions), list(case.warnings))
             write_case(out, case.case, case.geometry, found, settings.point)

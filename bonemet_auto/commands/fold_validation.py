@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from bonemet_auto.consolidation.gather import held_out_case
+from bonemet_auto.consolidation.gather import held_out_case, read_reference
 from bonemet_auto.errors import DataError
 from bonemet_auto.evaluation.operating_point import choose_operating_point
+from bonemet_auto.inference.evidence import EVIDENCE, write_evidence
 from bonemet_auto.inference.export import write_case, write_cohort_tables
 from bonemet_auto.inference.load import POINT_NAME, mean_point
 from bonemet_auto.inference.predict import Prediction, predict_cases
@@ -77,7 +78,9 @@ def validate_fold(
             predictions.append(outcome)
     positive = dataset.info.positive_class
     held_out = [
-        held_out_case(item.case, 0, item.geometry, item.result, by_name[item.case], positive)
+        held_out_case(
+            item.case, 0, item.geometry, item.result, read_reference(by_name[item.case]), positive
+        )
         for item in predictions
     ]
     point = choose_operating_point([item.scored() for item in held_out])
@@ -86,6 +89,7 @@ def validate_fold(
     shutil.rmtree(out, ignore_errors=True)
     for item in predictions:
         write_case(out, item.case, item.geometry, item.result, point)
+        write_evidence(out / EVIDENCE / f"{item.case}.npz", item.evidence)
     write_cohort_tables(out)
     for failure in failed:
         logger.warning("validation case %s failed: %s", failure.case, failure.reason)

@@ -244,6 +244,7 @@ def _run(
     from tqdm import tqdm
 
     from bonemet_auto.inference.export import write_case
+    from bonemet_auto.inference.fuse import outline_of
     from bonemet_auto.inference.predict import predict_cases
     from bonemet_auto.schema import FailedCase
 
@@ -251,7 +252,8 @@ def _run(
     if options.threshold is not None:
         point = point.model_copy(update={"score_threshold": options.threshold})
     failed = []
-    outcomes = predict_cases(images, ensemble.models, ensemble.plan, device)
+    outline = outline_of(ensemble.operating_point)
+    outcomes = predict_cases(images, ensemble.models, ensemble.plan, device, outline)
     for outcome in tqdm(outcomes, "Predicting", len(images), unit="case", disable=None):
         if isinstance(outcome, FailedCase):
             logger.error("case %s failed: %s", outcome.case, outcome.reason)

@@ -1,12 +1,14 @@
-"""Thresholds, smallest lesion, source temperature and patient rule, from held-out cases.
+"""Outlines, thresholds, smallest lesion, source temperature and patient rule, from held-out cases.
 
 Everything is found on cases that the network in question was not trained on. Figures of a whole
 model come from settings that left a fold out (`settings_without`), so that no case helps to choose
 what is then measured on it.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +22,16 @@ from bonemet_auto.evaluation.operating_point import (
     choose_patient_threshold,
 )
 from bonemet_auto.inference.export import counts, pooled_lesions
+from bonemet_auto.inference.fuse import USUAL_OUTLINE, Outline
 from bonemet_auto.model.patient import LabelledPatient, PatientRule, PooledHead
 from bonemet_auto.model.patient_choice import FITS, choose_rule, out_of_fold
 from bonemet_auto.schema import OperatingPoint, PatientRuleRecord
+
+OUTLINES = tuple(
+    Outline(weight, threshold)
+    for weight, threshold in itertools.product((0.5, 0.0, 0.25, 0.75, 1.0), (0.5, 0.4, 0.6))
+)
+"""Ways to draw masks that are tried, the usual one first; it stays as the smallest lesion does."""
 
 SMALLEST_MM3 = (0.0, 20.0, 50.0, 100.0, 200.0)
 """Smallest lesions that are tried; 0 stays unless another is better by a standard error."""
@@ -34,6 +43,7 @@ _REPLICATES = 500
 _LOG_TEMPERATURE = (-1.5, 1.5)
 
 FloatArray = npt.NDArray[np.float64]
+Choice = TypeVar("Choice", float, Outline)
 
 
 @dataclass(frozen=True)
@@ -51,8 +61,14 @@ class Settings:
     reason: str
 
 
-def find_settings(cases: Sequence[HeldOutCase]) -> Settings:
-    """Settings of the folds that these cases come from."""
+def find_settings(drawn: Mapping[Outline, Sequence[HeldOutCase]]) -> Settings:
+    """Settings of the folds that these cases come from.
+
+    Args:
+        drawn: the same cases for each way to draw their masks, the usual one among them.
+    """
+    outline = choose_outline(drawn)
+    cases = drawn[outline]
     folds = sorted({case.fold for case in cases})
     temperatures = {
         fold: fit_temperature([case for case in cases if case.fold == fold]) for fold in folds
@@ -60,7 +76,8 @@ def find_settings(cases: Sequence[HeldOutCase]) -> Settings:
     cases = [case.at_temperature(temperatures[case.fold]) for case in cases]
     smallest = choose_smallest(cases)
     point = choose_operating_point([case.scored(smallest) for case in cases])
-    point = point.model_copy(update={"min_volume_mm3": smallest})
+    drawing = {"mask_weight": outline.mask_weight, "mask_threshold": outline.threshold}
+    point = point.model_copy(update={"min_volume_mm3": smallest, **drawing})
     patients = [labelled_patient(case, point) for case in cases]
     choice = choose_rule(patients)
     honest = out_of_fold(FITS[choice.name], patients)
@@ -79,12 +96,14 @@ def find_settings(cases: Sequence[HeldOutCase]) -> Settings:
     return Settings(point, temperatures, choice.reason)
 
 
-def settings_without(fold: int, cases: Sequence[HeldOutCase]) -> Settings:
+def settings_without(fold: int, drawn: Mapping[Outline, Sequence[HeldOutCase]]) -> Settings:
     """Settings for the cases of a fold, found on those of the others.
 
     Its own temperature is the geometric mean of theirs.
     """
-    others = find_settings([case for case in cases if case.fold != fold])
+    others = find_settings(
+        {outline: [case for case in cases if case.fold != fold] for outline, cases in drawn.items()}
+    )
     own = float(np.exp(np.mean(np.log(list(others.temperatures.values())))))
     return Settings(others.point, others.temperatures | {fold: own}, others.reason)
 
@@ -114,23 +133,57 @@ def fit_temperature(cases: Sequence[HeldOutCase]) -> float:
     return float(np.exp(best.x))
 
 
-def choose_smallest(cases: Sequence[HeldOutCase]) -> float:
-    """Smallest volume in mm3 of what is reported as a lesion.
+def choose_outline(drawn: Mapping[Outline, Sequence[HeldOutCase]]) -> Outline:
+    """How masks are drawn best: by the mean Dice of the annotated lesions, missed ones 0.
 
-    That of the highest CPM among those better than none by more than one standard error of the
-    paired difference, over resampled cases.
+    Only lesions above the score threshold that would be chosen with the usual outline count.
     """
+    usual = drawn[USUAL_OUTLINE]
+    if not any(case.n_reference for case in usual):
+        return USUAL_OUTLINE
+    threshold = choose_operating_point([case.scored() for case in usual]).score_threshold
+    weights = _replicates(len(usual))
+    references = weights @ np.array([float(case.n_reference) for case in usual])
+    values = {}
+    for outline, cases in drawn.items():
+        dice = np.array([
+            sum(d for d, lesion in zip(case.dice, case.lesions, strict=True)
+                if lesion.score >= threshold)
+            for case in cases
+        ], dtype=float)  # fmt: skip
+        values[outline] = weights @ dice / references
+    return best_beyond_noise(USUAL_OUTLINE, values)
+
+
+def choose_smallest(cases: Sequence[HeldOutCase]) -> float:
+    """Smallest volume in mm3 of what is reported as a lesion, by CPM."""
     if not any(case.n_reference for case in cases):
         return 0.0
-    weights = patient_weights(len(cases), _REPLICATES, np.random.default_rng(0))
-    weights = np.vstack([np.ones(len(cases)), weights])
-    base, *others = (cpm(cases, smallest, weights) for smallest in SMALLEST_MM3)
-    gains = {0.0: 0.0}
-    for smallest, values in zip(SMALLEST_MM3[1:], others, strict=True):
-        gain = values - base
-        if gain[0] - np.nanstd(gain[1:]) > 0:
-            gains[smallest] = float(gain[0])
-    return max(gains, key=gains.__getitem__)
+    weights = _replicates(len(cases))
+    values = {smallest: cpm(cases, smallest, weights) for smallest in SMALLEST_MM3}
+    return best_beyond_noise(SMALLEST_MM3[0], values)
+
+
+def best_beyond_noise(usual: Choice, values: Mapping[Choice, FloatArray]) -> Choice:
+    """The highest of those better than the usual one by more than one standard error.
+
+    Args:
+        usual: what stays if none is.
+        values: (1 + replicates,) of each choice: the figure, then over resampled cases. The error
+            is that of the paired difference.
+    """
+    best, most = usual, 0.0
+    for choice, value in values.items():
+        gain = value - values[usual]
+        if gain[0] > max(most, float(np.nanstd(gain[1:]))):
+            best, most = choice, float(gain[0])
+    return best
+
+
+def _replicates(n_cases: int) -> FloatArray:
+    """Weights (1 + replicates, cases): all alike, then resampled."""
+    weights = patient_weights(n_cases, _REPLICATES, np.random.default_rng(0))
+    return np.vstack([np.ones(n_cases), weights])
 
 
 def cpm(cases: Sequence[HeldOutCase], smallest: float, weights: FloatArray) -> FloatArray:

@@ -1,6 +1,6 @@
 """Masks on the planned grid: the second stage's outline and the dense probability, fused."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -9,10 +9,10 @@ from scipy import ndimage
 from bonemet_auto.geometry import Index
 from bonemet_auto.inference.describe import BoxArray, Description
 from bonemet_auto.inference.find import FloatArray
+from bonemet_auto.schema import OperatingPoint
 
-MASK_THRESHOLD = 0.5
-MASK_WEIGHT = 0.5
-"""Share of the second stage in the fused probability; the dense branch has the rest."""
+FOUND = 0.5
+"""Dense probability above which a voxel belongs to a component."""
 
 CERTAIN = 0.88
 """Least dense probability of a box's surest voxel, once a lesion there is taken for given."""
@@ -22,20 +22,48 @@ _MARGIN_SHARE = 0.1
 _LEAST_MARGIN_VOXEL = 2.0
 _LEAST_PROBABILITY = 1e-3
 
+BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
+class Outline:
+    """How a mask is drawn from what the two stages say of each voxel.
+
+    Attributes:
+        mask_weight: share of the second stage in the fused probability; the dense branch has the
+            rest.
+        threshold: fused probability above which a voxel is the lesion's.
+    """
+
+    mask_weight: float = 0.5
+    threshold: float = 0.5
+
+
+USUAL_OUTLINE = Outline()
+
+
+def outline_of(point: OperatingPoint) -> Outline:
+    """The way to draw masks that comes with a model's thresholds."""
+    return Outline(point.mask_weight, point.mask_threshold)
+
+
+@dataclass(frozen=True)
 class Candidate:
-    """A lesion on the planned grid, before lesions compete for voxels.
+    """A lesion on the planned grid, before its outline is drawn.
+
+    Its score and which dense components it accounts for are found with the usual outline: another
+    one changes masks, never what is found.
 
     Attributes:
         score: of detection, see `fused_score`.
         p_lung: probability of a lung-cancer metastasis.
         mask_quality: estimated Dice of the mask, if there is a lesion.
         box: (6,) voxels of the planned grid.
-        start: first voxel of `probability` on the planned grid.
-        probability: (z, y, x) crop, fused lesion probability.
+        start: first voxel of the crops on the planned grid.
+        dense: (z, y, x) crop around the box, dense probability as `given_a_lesion`.
+        mask: the same crop, the second stage's probability, which says nothing outside the box;
+            None where there is none.
     """
 
     score: float
@@ -43,12 +71,13 @@ class Candidate:
     mask_quality: float
     box: BoxArray
     start: Index
-    probability: FloatArray
+    dense: FloatArray
+    mask: FloatArray | None
 
     @property
     def region(self) -> tuple[slice, ...]:
-        """Where the crop lies on the planned grid."""
-        ends = zip(self.start, self.probability.shape, strict=True)
+        """Where the crops lie on the planned grid."""
+        ends = zip(self.start, self.dense.shape, strict=True)
         return tuple(slice(begin, begin + size) for begin, size in ends)
 
 
@@ -67,18 +96,14 @@ class Leftover:
     dense_score: float
 
 
-def label_components(probability: FloatArray) -> IntArray:
-    """Number the face-connected components above the mask threshold, from 1; 0 elsewhere."""
-    labels, _ = ndimage.label(probability > MASK_THRESHOLD)
+def label_components(probability: FloatArray, threshold: float = FOUND) -> IntArray:
+    """Number the face-connected components above a threshold, from 1; 0 elsewhere."""
+    labels, _ = ndimage.label(probability > threshold)
     return np.asarray(labels, dtype=np.int32)
 
 
 def fuse(dense: FloatArray, box: BoxArray, description: Description, box_score: float) -> Candidate:
-    """Fused probability of one lesion in its box and a rim around it.
-
-    Inside the box the two sources are averaged, the dense one as `given_a_lesion`. In the rim,
-    where the second stage says nothing, the dense probability alone counts, but only what hangs
-    together with the inside: a lesion may outgrow a tight box, yet must not pick up its neighbours.
+    """Gather what is known of one lesion, in its box and a rim around it.
 
     Args:
         dense: (Z, Y, X) lesion probability.
@@ -90,20 +115,44 @@ def fuse(dense: FloatArray, box: BoxArray, description: Description, box_score: 
     low = np.maximum(np.floor(box[:3] - margin), 0).astype(int)
     high = np.minimum(np.ceil(box[3:] + margin), dense.shape).astype(int)
     seen = dense[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-    inside = _inside(box, low, high)
-    probability = given_a_lesion(seen, float(seen[inside].max()))
-    if description.mask is not None:
-        pasted = paste_mask(description.mask, box, low, high)[inside]
-        probability[inside] *= 1 - MASK_WEIGHT
-        probability[inside] += MASK_WEIGHT * pasted
-    labels = label_components(probability)
+    surest = float(seen[_inside(box, low, high)].max())
+    mask = None if description.mask is None else paste_mask(description.mask, box, low, high)
+    candidate = Candidate(
+        score=0.0,
+        p_lung=description.p_lung,
+        mask_quality=description.mask_quality,
+        box=box,
+        start=(int(low[0]), int(low[1]), int(low[2])),
+        dense=given_a_lesion(seen, surest),
+        mask=mask,
+    )
+    evidence = seen[drawn(candidate)]
+    dense_score = float(evidence.mean()) if evidence.size else 0.0
+    return replace(candidate, score=fused_score(box_score, description.score, dense_score))
+
+
+def drawn(candidate: Candidate, outline: Outline = USUAL_OUTLINE) -> BoolArray:
+    """Voxels of a candidate's crop that its mask holds on the planned grid."""
+    return fused_probability(candidate, outline) > outline.threshold
+
+
+def fused_probability(candidate: Candidate, outline: Outline) -> FloatArray:
+    """Fused lesion probability in a candidate's crop.
+
+    Inside the box the two sources are averaged. In the rim, where the second stage says nothing,
+    the dense probability alone counts, but only what hangs together with the inside: a lesion may
+    outgrow a tight box, yet must not pick up its neighbours.
+    """
+    low = np.asarray(candidate.start)
+    inside = _inside(candidate.box, low, low + candidate.dense.shape)
+    probability = candidate.dense.copy()
+    if candidate.mask is not None:
+        probability[inside] *= 1 - outline.mask_weight
+        probability[inside] += outline.mask_weight * candidate.mask[inside]
+    labels = label_components(probability, outline.threshold)
     attached = np.unique(labels[inside])
     probability[(labels > 0) & ~np.isin(labels, attached)] = 0
-    start = (int(low[0]), int(low[1]), int(low[2]))
-    evidence = seen[probability > MASK_THRESHOLD]
-    dense_score = float(evidence.mean()) if evidence.size else 0.0
-    score = fused_score(box_score, description.score, dense_score)
-    return Candidate(score, description.p_lung, description.mask_quality, box, start, probability)
+    return probability
 
 
 def given_a_lesion(probability: FloatArray, surest: float) -> FloatArray:
@@ -165,7 +214,7 @@ def leftover_components(
     """
     taken = {0}
     for candidate in candidates:
-        held = components[candidate.region][candidate.probability > MASK_THRESHOLD]
+        held = components[candidate.region][drawn(candidate)]
         taken.update(np.unique(held).tolist())
     found = []
     for number, place in enumerate(ndimage.find_objects(components), start=1):
@@ -196,7 +245,7 @@ def leftover_candidate(
     start = (int(low[0]), int(low[1]), int(low[2]))
     score = fused_score(0.0, description.score, leftover.dense_score)
     return Candidate(
-        score, description.p_lung, description.mask_quality, leftover.box, start, probability
+        score, description.p_lung, description.mask_quality, leftover.box, start, probability, None
     )
 
 

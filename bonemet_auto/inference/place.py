@@ -10,7 +10,13 @@ import numpy.typing as npt
 from bonemet_auto.geometry import Index, Triple
 from bonemet_auto.images import Volume
 from bonemet_auto.inference.find import FloatArray
-from bonemet_auto.inference.fuse import MASK_THRESHOLD, Candidate
+from bonemet_auto.inference.fuse import (
+    USUAL_OUTLINE,
+    BoolArray,
+    Candidate,
+    Outline,
+    fused_probability,
+)
 from bonemet_auto.resample import GridMap, resample_probability
 from bonemet_auto.schema import Box
 
@@ -20,7 +26,6 @@ RIM_CLAIM = 0.5
 LEAST_SHARE_KEPT = 0.25
 """A lesion that loses more of its mask than this leaves was seen twice; it is dropped."""
 
-BoolArray = npt.NDArray[np.bool_]
 _log = logging.getLogger(__name__)
 
 
@@ -68,7 +73,12 @@ class _Claim:
     mask: BoolArray
 
 
-def place_lesions(candidates: Sequence[Candidate], grid: GridMap, volume: Volume) -> list[Lesion]:
+def place_lesions(
+    candidates: Sequence[Candidate],
+    grid: GridMap,
+    volume: Volume,
+    outline: Outline = USUAL_OUTLINE,
+) -> list[Lesion]:
     """Bring candidates to the scan's grid, share out the voxels, and measure what is left.
 
     A voxel that several lesions hold goes to the one with the highest probability times score.
@@ -79,12 +89,13 @@ def place_lesions(candidates: Sequence[Candidate], grid: GridMap, volume: Volume
         candidates: lesions on the planned grid.
         grid: how the planned grid lies in the scan.
         volume: the scan, HU.
+        outline: how masks are drawn.
 
     Returns:
         Lesions by falling score.
     """
     ranked = sorted(candidates, key=lambda candidate: -candidate.score)
-    claims = [_claim(candidate, grid) for candidate in ranked]
+    claims = [_claim(candidate, grid, outline) for candidate in ranked]
     left = [claim.mask.copy() for claim in claims]
     for i, winner in enumerate(claims):
         for j in range(i + 1, len(claims)):
@@ -99,9 +110,10 @@ def place_lesions(candidates: Sequence[Candidate], grid: GridMap, volume: Volume
     return lesions
 
 
-def _claim(candidate: Candidate, grid: GridMap) -> _Claim:
-    probability, start = resample_probability(candidate.probability, candidate.start, grid)
-    mask = probability > MASK_THRESHOLD
+def _claim(candidate: Candidate, grid: GridMap, outline: Outline) -> _Claim:
+    stored = fused_probability(candidate, outline)
+    probability, start = resample_probability(stored, candidate.start, grid)
+    mask = probability > outline.threshold
     if not mask.any():
         mask.flat[probability.argmax()] = True
     low, high = grid.to_original(candidate.box).reshape(2, 3)

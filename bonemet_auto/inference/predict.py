@@ -14,11 +14,14 @@ from bonemet_auto.fingerprint import bone_mask
 from bonemet_auto.geometry import Geometry, Triple
 from bonemet_auto.images import Volume, read_hu
 from bonemet_auto.inference.describe import BoxArray, Description, describe_lesions
+from bonemet_auto.inference.evidence import Evidence
 from bonemet_auto.inference.find import FloatArray, mirrors_of, run_windows
 from bonemet_auto.inference.fuse import (
-    MASK_THRESHOLD,
+    USUAL_OUTLINE,
     Candidate,
     IntArray,
+    Outline,
+    drawn,
     fuse,
     label_components,
     leftover_candidate,
@@ -53,15 +56,20 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A result, and the scan that it belongs to."""
+    """A result, what it was drawn from, and the scan that it belongs to."""
 
     case: str
     geometry: Geometry
+    evidence: Evidence
     result: CaseResult
 
 
 def predict_cases(
-    images: Mapping[str, Path], models: Sequence[MaskRCNN], plan: Plan, device: torch.device
+    images: Mapping[str, Path],
+    models: Sequence[MaskRCNN],
+    plan: Plan,
+    device: torch.device,
+    outline: Outline = USUAL_OUTLINE,
 ) -> Iterator[Prediction | FailedCase]:
     """Predict cases one by one, in the order given; a case that fails does not stop the others.
 
@@ -70,15 +78,35 @@ def predict_cases(
         models: one network per fold, on `device`.
         plan: the plan that they were trained with.
         device: where to run.
+        outline: how masks are drawn.
     """
     for case, path in images.items():
-        yield _predict_case(case, path, models, plan, device)
+        yield _predict_case(case, path, models, plan, device, outline)
 
 
 def predict_volume(
-    volume: Volume, models: Sequence[MaskRCNN], plan: Plan, device: torch.device
+    volume: Volume,
+    models: Sequence[MaskRCNN],
+    plan: Plan,
+    device: torch.device,
+    outline: Outline = USUAL_OUTLINE,
 ) -> CaseResult:
-    """Find, outline and source-classify the lesions of one scan.
+    """Find, outline and source-classify the lesions of one scan; see `find_lesions`."""
+    return draw_lesions(find_lesions(volume, models, plan, device), volume, outline)
+
+
+def draw_lesions(
+    evidence: Evidence, volume: Volume, outline: Outline = USUAL_OUTLINE
+) -> CaseResult:
+    """Outline what was found in a scan, on its own grid."""
+    lesions = place_lesions(evidence.candidates, evidence.grid, volume, outline)
+    return CaseResult(lesions, list(evidence.warnings))
+
+
+def find_lesions(
+    volume: Volume, models: Sequence[MaskRCNN], plan: Plan, device: torch.device
+) -> Evidence:
+    """All that the networks know of one scan: what may be a lesion, where, and of what source.
 
     Args:
         volume: int16 HU of any grid.
@@ -111,15 +139,22 @@ def predict_volume(
 
     least_voxels = max(1, round(MIN_LEFTOVER_MM3 / float(np.prod(stored.spacing_mm))))
     candidates = outline_candidates(dense, components, clusters, describe, least_voxels)
-    return CaseResult(place_lesions(candidates, stored.grid, volume), warnings)
+    return Evidence(tuple(candidates), stored.grid, tuple(warnings))
 
 
 def _predict_case(
-    case: str, path: Path, models: Sequence[MaskRCNN], plan: Plan, device: torch.device
+    case: str,
+    path: Path,
+    models: Sequence[MaskRCNN],
+    plan: Plan,
+    device: torch.device,
+    outline: Outline,
 ) -> Prediction | FailedCase:
     try:
         volume = read_hu(path)
-        return Prediction(case, volume.geometry, predict_volume(volume, models, plan, device))
+        evidence = find_lesions(volume, models, plan, device)
+        result = draw_lesions(evidence, volume, outline)
+        return Prediction(case, volume.geometry, evidence, result)
     except Exception as error:
         return _failure(case, error)
 
@@ -152,7 +187,7 @@ def outline_candidates(
     describe: Callable[[BoxArray], list[Description]],
     least_voxels: int,
 ) -> list[Candidate]:
-    """Fused probability of each box, and of dense components that no box accounts for.
+    """What is known of each box, and of dense components that no box accounts for.
 
     Args:
         dense: (Z, Y, X) lesion probability.
@@ -166,7 +201,7 @@ def outline_candidates(
         fuse(dense, box, description, score)
         for box, description, score in zip(boxes, describe(boxes), scores, strict=True)
     ]
-    candidates = [item for item in fused if (item.probability > MASK_THRESHOLD).any()]
+    candidates = [item for item in fused if drawn(item).any()]
     if len(candidates) < len(fused):
         _log.debug("%d lesion boxes without a mask; left out", len(fused) - len(candidates))
     left = leftover_components(dense, components, candidates, least_voxels)

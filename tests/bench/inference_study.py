@@ -48,7 +48,7 @@ SHOWN = {
 }
 
 Change = dict[str, Any]
-"""Values of a plan's `inference` fields, or of attributes of modules by `module.name`."""
+"""Values of a plan's `inference` fields, of attributes of modules by `module.name`, or outline."""
 
 
 def looks(box: float, centred: float, dense: float) -> Change:
@@ -69,8 +69,8 @@ CHANGES: dict[str, Change] = {
     "box and dense": looks(0.5, 0, 0.5),
     "centred and dense": looks(0, 0.5, 0.5),
     "dense counts twice": looks(0.25, 0.25, 0.5),
-    "outlines from dense alone": {"fuse.MASK_WEIGHT": 0.0},
-    "outlines from masks alone": {"fuse.MASK_WEIGHT": 1.0},
+    "outlines from dense alone": {"outline": fuse.Outline(mask_weight=0.0)},
+    "outlines from masks alone": {"outline": fuse.Outline(mask_weight=1.0)},
     "outlines of doubtful lesions not raised": {"fuse.CERTAIN": 0.0},
     "no dense components": {"fuse.MAX_LEFTOVERS": 0},
     "dense components from 5 mm3": {"predict.MIN_LEFTOVER_MM3": 5.0},
@@ -128,16 +128,18 @@ def join_references(root: Path, out: Path) -> Path:
 
 
 def predict_all(scans: dict[str, Path], ensemble: Ensemble, change: Change, out: Path) -> None:
-    fields = {name: value for name, value in change.items() if "." not in name}
+    outline = change.get("outline", fuse.USUAL_OUTLINE)
+    patched = {name for name in change if "." in name}
+    fields = {name: change[name] for name in change.keys() - patched - {"outline"}}
     inference = ensemble.plan.inference.model_copy(update=fields)
     plan = ensemble.plan.model_copy(update={"inference": inference})
     with ExitStack() as stack:
-        for name in change.keys() - fields.keys():
+        for name in patched:
             module, attribute = name.split(".")
             stack.enter_context(patch.object(MODULES[module], attribute, change[name]))
         for case, path in scans.items():
             volume = read(path)
-            result = predict.predict_volume(volume, ensemble.models, plan, CPU)
+            result = predict.predict_volume(volume, ensemble.models, plan, CPU, outline)
             write_case(out, case, volume.geometry, result, ensemble.operating_point)
 
 

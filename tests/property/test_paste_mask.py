@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bonemet_auto.inference.describe import Description
-from bonemet_auto.inference.fuse import fuse, paste_mask
+from bonemet_auto.inference.fuse import USUAL_OUTLINE, fuse, fused_probability, paste_mask
 from tests.property.slow_boxes import WINDOW, awkward_boxes, volume
 
 BINS = st.tuples(*[st.integers(1, 4)] * 3)
@@ -90,7 +90,7 @@ def test_where_the_dense_branch_is_silent_a_full_mask_fills_its_box_to_the_voxel
             continue  # outside the window; `fuse` asks for boxes inside
         candidate = fuse(dense, box, FULL, 0.5)
         held = np.zeros(WINDOW)
-        held[candidate.region] = candidate.probability
+        held[candidate.region] = fused_probability(candidate, USUAL_OUTLINE)
         centres = [np.arange(n) + 0.5 for n in WINDOW]
         inside = [(c >= a) & (c < b) for c, a, b in zip(centres, box[:3], box[3:], strict=True)]
         expected = np.einsum("z,y,x->zyx", *inside)

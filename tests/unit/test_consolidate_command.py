@@ -4,22 +4,22 @@ import json
 import os
 import shutil
 
-import numpy as np
 import pytest
 import torch
 
 from bonemet_auto.commands import consolidate, plan_and_preprocess, predict, train
 from bonemet_auto.errors import ModelError
 from bonemet_auto.files import sha256_file
-from bonemet_auto.inference.export import write_case
 from bonemet_auto.inference.load import load_fold
 from bonemet_auto.inference.package import read_package
-from bonemet_auto.inference.place import Lesion
-from bonemet_auto.inference.predict import CaseResult
-from bonemet_auto.inference.reread import read_result
-from bonemet_auto.schema import CasePrediction, ConsolidatedModel, OperatingPoint, read_json
+from bonemet_auto.schema import (
+    CasePrediction,
+    ConsolidatedModel,
+    OperatingPoint,
+    read_json,
+    write_json,
+)
 from tests.cohort import write_cohort
-from tests.unit.test_inference_files import GRID, POINT
 
 NAME = "Dataset001_Tiny"
 CPU = torch.device("cpu")
@@ -52,25 +52,6 @@ def consolidated(trained, tmp_path_factory):
 
 def results(root):
     return root / "results" / NAME / "default"
-
-
-def test_what_was_written_is_read_back(tmp_path):
-    mask = np.zeros((2, 3, 3), bool)
-    mask[0, 1], mask[1, 1, 1] = True, True
-    lesions = [
-        Lesion(score, 0.25, 0.5, 350.0, mask, (z, 2, 4), 4.0, (1.0, 2.0, 3.0))
-        for score, z in ((0.9, 0), (0.3, 2))
-    ]
-    write_case(tmp_path, "a", GRID, CaseResult(lesions, ["strange"]), POINT)
-    geometry, again = read_result(tmp_path, "a")
-    assert geometry.mismatch(GRID) is None and again.warnings == ["strange"]
-    for one, other in zip(lesions, again.lesions, strict=True):
-        drawn = [np.zeros(GRID.shape, bool) for _ in range(2)]
-        for item, place in ((one, drawn[0]), (other, drawn[1])):
-            place[item.region] = item.mask
-        assert (drawn[0] == drawn[1]).all()
-        for name in ("score", "p_lung", "mask_quality", "mean_hu", "volume_mm3"):
-            assert getattr(one, name) == getattr(other, name)
 
 
 def test_a_model_folder_holds_all_and_its_checksums(consolidated):
@@ -191,22 +172,49 @@ def test_folds_of_different_plans_are_refused_and_leave_no_model(root, capsys):
 
 
 def test_folds_of_different_splits_are_refused(root, capsys):
-    held_out = results(root) / "fold_1" / "validation"
-    other = results(root) / "fold_2" / "validation"
-    case = next(held_out.glob("case_*.json")).stem
-    for part in (".", "candidates"):
-        for ending in (".json", ".nii.gz"):
-            shutil.copy(held_out / part / f"{case}{ending}", other / part)
+    one, other = (results(root) / f"fold_{fold}" / "validation" for fold in (1, 2))
+    case = next((one / "evidence").iterdir()).stem
+    for name in (f"evidence/{case}.npz", f"candidates/{case}.json"):
+        shutil.copy(one / name, other / name)
     assert consolidate.main(["1", "--root", str(root)]) == 2
     assert f"{case} (folds [1, 2])" in capsys.readouterr().err
 
 
+def test_evidence_that_is_broken_is_named_and_resuming_brings_it_back(root, capsys):
+    path = next((results(root) / "fold_1" / "validation" / "evidence").iterdir())
+    for harm in (lambda: path.write_bytes(path.read_bytes()[:-50]), path.unlink):
+        harm()
+        assert consolidate.main(["1", "--root", str(root)]) == 2
+        said = capsys.readouterr().err
+        assert str(path) in said and "Validate the fold again" in said
+    assert train.main(["1", "1", "--root", str(root), "--resume", "--workers", "0"]) == 0
+    assert consolidate.main(["1", "--root", str(root)]) == 0
+
+
+def test_masks_are_drawn_as_the_model_says(consolidated, tmp_path):
+    model = shutil.copytree(results(consolidated) / "model", tmp_path / "model")
+    scan = next((consolidated / "raw" / NAME / "imagesTr").glob("case_000*"))
+    volumes = []
+    for number, threshold in enumerate((0.2, 0.5, 0.8)):
+        point = read_json(model / "operating_point.json", OperatingPoint)
+        drawing = {"mask_threshold": threshold, "score_threshold": 0.0}
+        write_json(model / "operating_point.json", point.model_copy(update=drawing))
+        record = read_json(model / "model.json", ConsolidatedModel)
+        known = record.sha256 | {
+            "operating_point.json": sha256_file(model / "operating_point.json")
+        }
+        write_json(model / "model.json", record.model_copy(update={"sha256": known}))
+        out = tmp_path / str(number)
+        assert predict.main(["-i", str(scan), "-o", str(out), "-m", str(model)]) == 0
+        found = read_json(out / "case_000.json", CasePrediction).lesions
+        volumes.append(sum(lesion.volume_mm3 for lesion in found))
+    assert volumes[0] > volumes[1] > volumes[2]
+
+
 def test_a_fold_trained_anew_forgets_what_it_held_out_before(root):
     held_out = results(root) / "fold_1" / "validation"
-    case = next(held_out.glob("case_*.json")).stem
-    for part in (".", "candidates"):
-        for ending in (".json", ".nii.gz"):
-            shutil.copy(held_out / part / f"{case}{ending}", held_out / part / f"old{ending}")
+    for name in ("old.json", "candidates/old.nii.gz", "evidence/old.npz"):
+        (held_out / name).touch()
     flags = ["--root", str(root), "--iterations", "2", "--workers", "0", "--overwrite"]
     assert train.main(["1", "1", *flags]) == 0
     assert not list(held_out.rglob("old*"))

@@ -1,6 +1,7 @@
 """Settings of a consolidated model, found on held-out cases."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from scipy import optimize
 from bonemet_auto.consolidation.gather import HeldOutCase, soften
 from bonemet_auto.consolidation.settings import (
     TEMPERATURE_SPREAD,
+    choose_outline,
     choose_smallest,
     find_settings,
     fit_temperature,
@@ -18,6 +20,7 @@ from bonemet_auto.consolidation.settings import (
 )
 from bonemet_auto.geometry import Geometry
 from bonemet_auto.inference.export import counts
+from bonemet_auto.inference.fuse import USUAL_OUTLINE, Outline
 from bonemet_auto.inference.place import Lesion
 from bonemet_auto.model.patient import Maximum, NoisyOr, PooledHead, rule_of
 
@@ -29,12 +32,12 @@ def lesion(score=0.9, p_lung=0.8, volume_mm3=500.0):
     return Lesion(score, p_lung, 0.7, 300.0, mask, (0, 0, 0), volume_mm3, (0.0, 0.0, 0.0))
 
 
-def case(name, fold=0, real=(), false=(), is_lung=1, missed=0, label=None):
+def case(name, fold=0, real=(), false=(), is_lung=1, missed=0, label=None, dice=0.8):
     """A case whose `real` lesions lie on annotated ones of one source."""
-    hits = [True] * len(real) + [False] * len(false)
+    found = [dice] * len(real) + [0.0] * len(false)
     sources = [is_lung] * len(real) + [-1] * len(false)
     return HeldOutCase(
-        name, fold, GRID, (*real, *false), (), np.array(hits, bool), np.array(sources, int),
+        name, fold, GRID, (*real, *false), (), np.array(found), np.array(sources, int),
         len(real) + missed, is_lung if label is None else label,
     )  # fmt: skip
 
@@ -99,6 +102,45 @@ def test_small_lesions_go_only_where_that_clearly_helps():
     assert choose_smallest([case("a"), case("b")]) == 0.0
 
 
+OTHER = Outline(0.25, 0.4)
+
+
+def test_masks_are_drawn_in_another_way_only_where_that_clearly_helps():
+    def drawn(gains):
+        usual = [case(f"c{n}", real=[lesion(0.9)], missed=1) for n in range(len(gains))]
+        other = [
+            case(f"c{n}", real=[lesion(0.9)], missed=1, dice=0.8 + gain)
+            for n, gain in enumerate(gains)
+        ]
+        return {USUAL_OUTLINE: usual, OTHER: other}
+
+    assert choose_outline(drawn([0.05] * 20)) == OTHER
+    assert choose_outline(drawn([0.3] + [-0.01] * 19)) == USUAL_OUTLINE, "within an error"
+    assert choose_outline(drawn([-0.05] * 20)) == USUAL_OUTLINE
+    assert choose_outline({USUAL_OUTLINE: [case("a")], OTHER: [case("a")]}) == USUAL_OUTLINE
+
+
+def test_of_the_outlines_only_what_is_reported_counts():
+    """Half the lesions lie below the threshold that false positives ask for."""
+
+    def drawn(sure, doubtful):
+        return [
+            case("a", real=[lesion(0.9)], false=[lesion(0.5)], dice=sure) if n % 2
+            else case("a", real=[lesion(0.1)], false=[lesion(0.5)], dice=doubtful)
+            for n in range(20)
+        ]  # fmt: skip
+
+    assert choose_outline({USUAL_OUTLINE: drawn(0.6, 0.2), OTHER: drawn(0.5, 0.9)}) == USUAL_OUTLINE
+    assert choose_outline({USUAL_OUTLINE: drawn(0.6, 0.9), OTHER: drawn(0.7, 0.2)}) == OTHER
+
+
+def test_the_outline_that_was_chosen_comes_with_its_cases_and_its_model():
+    usual = cohort()
+    other = [replace(c, dice=np.where(c.dice > 0, 0.95, 0)) for c in usual]
+    point = find_settings({USUAL_OUTLINE: usual, OTHER: other}).point
+    assert (point.mask_weight, point.mask_threshold) == (0.25, 0.4)
+
+
 def test_settings_without_a_fold_do_not_see_it():
     cases = cohort()
     spoilt = [
@@ -107,6 +149,7 @@ def test_settings_without_a_fold_do_not_see_it():
         else c
         for c in cases
     ]
+    cases, spoilt = {USUAL_OUTLINE: cases}, {USUAL_OUTLINE: spoilt}
     assert settings_without(2, cases) == settings_without(2, spoilt)
     assert settings_without(1, cases) != settings_without(1, spoilt)
     without = settings_without(2, cases).temperatures
@@ -116,12 +159,12 @@ def test_settings_without_a_fold_do_not_see_it():
 
 def test_settings_keep_the_false_positives_that_are_allowed():
     cases = cohort()
-    settings = find_settings(cases)
+    settings = find_settings({USUAL_OUTLINE: cases})
     point = settings.point
     reported = [
         (hit, x)
         for c in cases
-        for hit, x in zip(c.hits, c.lesions, strict=True)
+        for hit, x in zip(c.dice > 0, c.lesions, strict=True)
         if counts(x, point)
     ]
     false = sum(not hit for hit, _ in reported)
@@ -133,7 +176,7 @@ def test_settings_keep_the_false_positives_that_are_allowed():
 
 
 def test_a_rule_comes_back_from_its_record():
-    point = find_settings(cohort()).point
+    point = find_settings({USUAL_OUTLINE: cohort()}).point
     for name, kind in (("noisy_or", NoisyOr), ("maximum", Maximum)):
         record = point.patient_rule.model_copy(update={"name": name})
         assert isinstance(rule_of(point.model_copy(update={"patient_rule": record})), kind)
@@ -146,6 +189,6 @@ def test_a_rule_comes_back_from_its_record():
 
 
 def test_one_case_is_enough_to_end():
-    settings = find_settings([case("a", real=[lesion()])])
+    settings = find_settings({USUAL_OUTLINE: [case("a", real=[lesion()])]})
     assert 0 <= settings.point.score_threshold <= 0.9
     assert settings.point.patient_rule.name == "noisy_or"

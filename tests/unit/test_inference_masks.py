@@ -10,6 +10,7 @@ from bonemet_auto.inference.describe import Description, describe_lesions, share
 from bonemet_auto.inference.fuse import (
     CERTAIN,
     Candidate,
+    drawn,
     fuse,
     given_a_lesion,
     label_components,
@@ -40,7 +41,7 @@ def _whole(probability):
 
 def _held(candidate):
     mask = np.zeros(SHAPE, bool)
-    mask[candidate.region] = candidate.probability > 0.5
+    mask[candidate.region] = drawn(candidate)
     return mask
 
 
@@ -124,7 +125,7 @@ def test_components_join_over_faces_only():
 def _candidate(score, low, high):
     size = np.subtract(high, low)
     box = np.array([*low, *high], float)
-    return Candidate(score, 0.5, 0.7, box, tuple(low), np.full(size, 0.9, np.float32))
+    return Candidate(score, 0.5, 0.7, box, tuple(low), np.full(size, 0.9, np.float32), None)
 
 
 def test_a_lesion_seen_twice_comes_out_once_without_a_sliver():

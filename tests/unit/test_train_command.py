@@ -350,7 +350,7 @@ def test_hits_of_validation_are_those_of_the_masks(prepared, tmp_path):
     """Annotated masks given back as predictions find every lesion."""
     from scipy import ndimage
 
-    from bonemet_auto.consolidation.gather import held_out_case
+    from bonemet_auto.consolidation.gather import held_out_case, read_reference
     from bonemet_auto.images import read_instances
     from bonemet_auto.inference.place import Lesion
     from bonemet_auto.inference.predict import CaseResult
@@ -366,12 +366,15 @@ def test_hits_of_validation_are_those_of_the_masks(prepared, tmp_path):
         fields["volume_mm3"] = 1.0
         given = {name: fields.get(name) for name in Lesion.__dataclass_fields__}
         lesions.append(Lesion(**given))
-    held_out = held_out_case(case.case, 3, volume.geometry, CaseResult(lesions, []), case, 1)
+    drawn, reference = CaseResult(lesions, []), read_reference(case)
+    held_out = held_out_case(case.case, 3, volume.geometry, drawn, reference, 1)
+    assert held_out.dice.tolist() == [1, 1]
     assert held_out.fold == 3 and held_out.is_lung.tolist() == [1, 1]
     scored = held_out.scored()
     assert scored.matched.tolist() == [1, 1] and scored.n_reference == 2
     assert scored.scores.tolist() == [0.9, 0.8] and scored.patient_label == 1
-    nothing = held_out_case(case.case, 0, volume.geometry, CaseResult([], []), case, 1).scored()
+    empty = held_out_case(case.case, 0, volume.geometry, CaseResult([], []), reference, 1)
+    nothing = empty.scored()
     assert nothing.matched.shape == (0,) and nothing.n_reference == 2
 
 
