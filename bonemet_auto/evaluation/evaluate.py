@@ -201,6 +201,9 @@ def _lesion_figures(annotated: pd.DataFrame, weights: FloatArray) -> dict[str, F
             annotated, "dsc", weights, "annotated lesions, missed ones 0", "no annotated lesions"
         ),
         "source_auc": _auc_figure(found, "is_lung", "p_lung_metastasis", weights, "found lesions"),
+        "source_brier": _brier_figure(
+            found, "is_lung", "p_lung_metastasis", weights, "found lesions"
+        ),
     }
 
 
@@ -216,20 +219,31 @@ def _auc_figure(
     return bootstrap_figure(statistic, weights, len(known), note)
 
 
+def _brier_figure(
+    rows: pd.DataFrame, truth: str, estimate: str, weights: FloatArray, unit: str
+) -> Figure:
+    """Mean squared error of a probability."""
+    known = rows[rows[truth].notna() & rows[estimate].notna()]
+    error = known[estimate].astype(float) - known[truth].astype(float)
+    return _mean_figure(
+        known.assign(squared_error=error**2), "squared_error", weights,
+        f"{unit} of known source", f"no {unit} with a known source and an estimate",
+    )  # fmt: skip
+
+
 def _patient_figures(patients: pd.DataFrame, weights: FloatArray) -> dict[str, Figure]:
     known = patients[patients["patient_label"].notna() & patients["probability"].notna()]
     probability = known["probability"].to_numpy(np.float64)
     positive = known["patient_label"].to_numpy(np.int64) == 1
     called = known["predicted_label"].to_numpy(np.int64) == 1
     none = "no patients with a known source and an estimate"
-    squared_error = known.assign(squared_error=(probability - positive) ** 2)
     return {
         "auc": _auc_figure(known, "patient_label", "probability", weights, "patients"),
         "auc_delong": delong_figure(probability, positive),
         "accuracy": wilson_figure(called == positive, none),
         "sensitivity": wilson_figure(called[positive], "no positive patients"),
         "specificity": wilson_figure(~called[~positive], "no negative patients"),
-        "brier": _mean_figure(squared_error, "squared_error", weights, "patients", none),
+        "brier": _brier_figure(known, "patient_label", "probability", weights, "patients"),
     }
 
 

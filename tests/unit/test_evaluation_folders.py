@@ -108,6 +108,7 @@ def test_every_figure_of_a_small_cohort_is_the_one_worked_out_by_hand(folders, t
         ("lesion", "dsc_matched"): 0.5,
         ("lesion", "dsc_all"): 0.5 / 3,
         ("lesion", "source_auc"): None,
+        ("lesion", "source_brier"): 0.2**2,
         ("patient", "auc"): 1,
         ("patient", "auc_delong"): 1,
         ("patient", "accuracy"): 1,
