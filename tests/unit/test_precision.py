@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from bonemet_auto.model import precision
 from bonemet_auto.model.precision import Conv3x3x3, mixed_precision
 
 
@@ -26,3 +27,21 @@ def test_mixed_precision_is_off_where_the_processor_has_no_bfloat16(monkeypatch)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     with mixed_precision(torch.device("cpu")):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+def test_gradients_do_not_depend_on_when_another_lane_ends(monkeypatch):
+    """A context that ends empties the process's cache of cast weights."""
+    monkeypatch.setattr(precision, "has_bfloat16", lambda device: True)
+    torch.manual_seed(0)
+    layer, first, second = torch.nn.Linear(32, 32), *torch.randn(2, 64, 32)
+
+    def gradient(between):
+        layer.zero_grad()
+        with mixed_precision(torch.device("cpu")):
+            once = layer(first)
+            between()
+            loss = once.square().mean() + layer(second).square().mean()
+        loss.backward()
+        return layer.weight.grad.clone()
+
+    assert torch.equal(gradient(lambda: None), gradient(torch.clear_autocast_cache))
