@@ -129,13 +129,18 @@ def read_hu(path: Path) -> Volume:
         DataError: as `read_geometry`, and damaged files, NaN or infinity.
     """
     array, geometry = _read_raw(path)
+    return Volume(as_hu(array), geometry)
+
+
+def as_hu(array: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
+    """Values of any type as int16, rounded and saturated to `HU_RANGE`."""
     low, high = HU_RANGE
     if array.dtype.kind == "f":
         array = np.rint(array)
     else:
         limits = np.iinfo(array.dtype)
         low, high = max(low, int(limits.min)), min(high, int(limits.max))
-    return Volume(np.clip(array, low, high).astype(np.int16), geometry)
+    return np.clip(array, low, high).astype(np.int16)
 
 
 def read_instances(path: Path) -> Volume:

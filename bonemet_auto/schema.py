@@ -289,6 +289,23 @@ class FailedCase(Ours):
     fix: str
 
 
+class PrivateStudy(Ours):
+    """Who a pseudonym is, and where the scan lies."""
+
+    patient_id: str
+    study_uid: str
+    series_uid: str
+    folder: str
+
+
+class PrivateStudies(Ours):
+    """`OUT_private.json`: the key of the pseudonyms of DICOM studies, and what they stand for."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    key: str
+    studies: dict[str, PrivateStudy]
+
+
 class RunReport(Ours):
     """`run_report.json`: what ran, on what, how long."""
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from bonemet_auto.inference.load import Ensemble
+    from bonemet_auto.scans import Scan
     from bonemet_auto.schema import FailedCase
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_parser(
         "bonemet_predict", "Find, outline and source-classify bone lesions in CTs."
     )
-    parser.add_argument("-i", "--input", type=Path, required=True, help="a CT, or a folder of CTs")
+    parser.add_argument(
+        "-i",
+        "--input",
+        type=Path,
+        required=True,
+        help="a CT, a folder of CTs or of DICOM series, or a zip of either",
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the results")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
@@ -97,15 +104,16 @@ def _share(text: str) -> float:
 
 def _submit(options: argparse.Namespace) -> int:
     """A job for each part of the cases."""
-    from bonemet_auto.images import find_images
+    from bonemet_auto.scans import find_scans, unpacked
 
     if options.part_id:
         raise UsageError("--cluster submits all parts; leave -part_id out")
-    images = find_images(options.input)
+    with unpacked(options.input) as source:
+        scans = find_scans(source, _private_file(options.output))
     own, parts = own_arguments(options.given), options.num_parts
     jobs = []
     for part in range(parts):
-        _claim_output(options, _own_part(images, parts, part))
+        _claim_output(options, _own_part(scans, parts, part))
         flags = (*own, "-part_id", str(part))
         # What --overwrite is to replace must not pass for done: such a part begins anew.
         again = flags if options.overwrite else (*flags, "--continue")
@@ -121,20 +129,27 @@ def _predict(options: argparse.Namespace) -> int:
     from bonemet_auto.processor import tune_processor
 
     tune_processor()
-    from bonemet_auto.images import find_images
+    from bonemet_auto.scans import unpacked
+
+    with unpacked(options.input) as source:
+        return _predict_source(source, options)
+
+
+def _predict_source(source: Path, options: argparse.Namespace) -> int:
     from bonemet_auto.inference.export import write_cohort_tables
+    from bonemet_auto.scans import find_scans
     from bonemet_auto.schema import write_failures
 
     started, clock_s = datetime.now(timezone.utc), time.perf_counter()
-    of_all_parts = find_images(options.input)
-    images = _own_part(of_all_parts, options.num_parts, options.part_id)
-    images = _claim_output(options, images)
+    of_all_parts = find_scans(source, _private_file(options.output))
+    scans = _own_part(of_all_parts, options.num_parts, options.part_id)
+    scans = _claim_output(options, scans)
     device = pick_device(options.device)
     ensemble = _load(_model_folder(options), options.folds, device)
     logger.info(
-        "predicting %d cases with %d fold(s) on %s", len(images), len(ensemble.models), device
+        "predicting %d cases with %d fold(s) on %s", len(scans), len(ensemble.models), device
     )
-    failed = _run(options, images, ensemble, device)
+    failed = _run(options, scans, ensemble, device)
     write_cohort_tables(options.output)
     part = "" if options.num_parts == 1 else f"_part{options.part_id}of{options.num_parts}"
     write_failures(options.output / f"failed_cases{part}.json", failed)
@@ -145,7 +160,8 @@ def _predict(options: argparse.Namespace) -> int:
         str(device),
         started,
         time.perf_counter() - clock_s,
-        (len(images) - len(failed), len(failed)),
+        (len(scans) - len(failed), len(failed)),
+        has_studies=any(not isinstance(scan, Path) for scan in of_all_parts.values()),
     )
     if options.report:
         from bonemet_auto.report.html import write_report
@@ -153,7 +169,7 @@ def _predict(options: argparse.Namespace) -> int:
         logger.info(
             "wrote %s", write_report(options.output, None, of_all_parts, None, options.output)
         )
-    logger.info("%d of %d cases are in %s", len(images) - len(failed), len(images), options.output)
+    logger.info("%d of %d cases are in %s", len(scans) - len(failed), len(scans), options.output)
     return EXIT_SOME_FAILED if failed else EXIT_DONE
 
 
@@ -197,16 +213,21 @@ def _warn_if_older(model: Path, results: Path) -> None:
         )  # fmt: skip
 
 
-def _own_part(images: Mapping[str, Path], parts: int, part: int) -> dict[str, Path]:
+def _private_file(output: Path) -> Path:
+    """Beside the results, which may be handed on: it says who the pseudonyms are."""
+    return output.resolve().with_name(f"{output.resolve().name}_private.json")
+
+
+def _own_part(scans: "Mapping[str, Scan]", parts: int, part: int) -> "dict[str, Scan]":
     """Every `parts`-th case, from number `part` on."""
     if parts < 1 or part not in range(parts):
         raise UsageError(
             f"-num_parts {parts} -part_id {part}: give N parts, N >= 1, and K from 0 to N - 1."
         )
-    return dict(list(images.items())[part::parts])
+    return dict(list(scans.items())[part::parts])
 
 
-def _claim_output(options: argparse.Namespace, images: Mapping[str, Path]) -> dict[str, Path]:
+def _claim_output(options: argparse.Namespace, scans: "Mapping[str, Scan]") -> "dict[str, Scan]":
     """The cases to do, once it is sure that no earlier result is lost against the user's will."""
     from bonemet_auto.inference.export import is_run_file
 
@@ -218,12 +239,12 @@ def _claim_output(options: argparse.Namespace, images: Mapping[str, Path]) -> di
             f"-o {options.output} lies in the input folder {options.input}, where results would be "
             "taken for scans. Give another folder."
         )
-    reserved = [case for case in images if is_run_file(out / f"{case}.json")]
+    reserved = [case for case in scans if is_run_file(out / f"{case}.json")]
     if reserved:
         raise UsageError(f"case '{reserved[0]}' has the name of a file that we write; rename it.")
-    done = [case for case in images if (out / f"{case}.json").is_file()]
+    done = [case for case in scans if (out / f"{case}.json").is_file()]
     if options.go_on:
-        return {case: path for case, path in images.items() if case not in done}
+        return {case: scan for case, scan in scans.items() if case not in done}
     # Other parts write into the same folder at the same time: only own cases count then.
     taken = bool(done) if options.num_parts > 1 else out.is_dir() and any(out.iterdir())
     if taken and not options.overwrite:
@@ -231,12 +252,12 @@ def _claim_output(options: argparse.Namespace, images: Mapping[str, Path]) -> di
             f"-o {options.output} is not empty. Give another folder, --continue to skip the cases "
             "that are done, or --overwrite."
         )
-    return dict(images)
+    return dict(scans)
 
 
 def _run(
     options: argparse.Namespace,
-    images: Mapping[str, Path],
+    scans: "Mapping[str, Scan]",
     ensemble: "Ensemble",
     device: "torch.device",
 ) -> "list[FailedCase]":
@@ -253,8 +274,8 @@ def _run(
         point = point.model_copy(update={"score_threshold": options.threshold})
     failed = []
     outline = outline_of(ensemble.operating_point)
-    outcomes = predict_cases(images, ensemble.models, ensemble.plan, device, outline)
-    for outcome in tqdm(outcomes, "Predicting", len(images), unit="case", disable=None):
+    outcomes = predict_cases(scans, ensemble.models, ensemble.plan, device, outline)
+    for outcome in tqdm(outcomes, "Predicting", len(scans), unit="case", disable=None):
         if isinstance(outcome, FailedCase):
             logger.error("case %s failed: %s", outcome.case, outcome.reason)
             failed.append(outcome)
@@ -273,12 +294,17 @@ def _write_report(
     started: datetime,
     elapsed_s: float,
     counts: tuple[int, int],
+    has_studies: bool,
 ) -> None:
+    """Write what ran; where DICOM went in, its path is left out: it may name a patient."""
     from importlib.metadata import version
 
     from bonemet_auto.schema import RunReport, write_json
 
-    flags = {name: str(value) for name, value in vars(options).items() if value is not None}
+    given = {name: value for name, value in vars(options).items() if name != "given"}
+    flags = {name: str(value) for name, value in given.items() if value is not None}
+    if has_studies:
+        flags["input"] = "DICOM studies"
     report = RunReport(
         command="bonemet_predict",
         bonemet_version=__version__,

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ import torch
 from bonemet_auto.errors import BonemetError
 from bonemet_auto.fingerprint import bone_mask
 from bonemet_auto.geometry import Geometry, Triple
-from bonemet_auto.images import Volume, read_hu
+from bonemet_auto.images import Volume
 from bonemet_auto.inference.describe import BoxArray, Description, describe_lesions
 from bonemet_auto.inference.evidence import Evidence
 from bonemet_auto.inference.find import FloatArray, mirrors_of, run_windows
@@ -34,6 +33,7 @@ from bonemet_auto.model.boxes import clip_boxes
 from bonemet_auto.model.mask_rcnn import MaskRCNN
 from bonemet_auto.plan_schema import Plan
 from bonemet_auto.preprocess import normalise, to_plan_grid
+from bonemet_auto.scans import Scan, read_scan
 from bonemet_auto.schema import FailedCase
 
 MAX_LESIONS = 24
@@ -65,7 +65,7 @@ class Prediction:
 
 
 def predict_cases(
-    images: Mapping[str, Path],
+    scans: Mapping[str, Scan],
     models: Sequence[MaskRCNN],
     plan: Plan,
     device: torch.device,
@@ -74,14 +74,14 @@ def predict_cases(
     """Predict cases one by one, in the order given; a case that fails does not stop the others.
 
     Args:
-        images: image of each case.
+        scans: by case.
         models: one network per fold, on `device`.
         plan: the plan that they were trained with.
         device: where to run.
         outline: how masks are drawn.
     """
-    for case, path in images.items():
-        yield _predict_case(case, path, models, plan, device, outline)
+    for case, scan in scans.items():
+        yield _predict_case(case, scan, models, plan, device, outline)
 
 
 def predict_volume(
@@ -144,14 +144,14 @@ def find_lesions(
 
 def _predict_case(
     case: str,
-    path: Path,
+    scan: Scan,
     models: Sequence[MaskRCNN],
     plan: Plan,
     device: torch.device,
     outline: Outline,
 ) -> Prediction | FailedCase:
     try:
-        volume = read_hu(path)
+        volume = read_scan(scan)
         evidence = find_lesions(volume, models, plan, device)
         result = draw_lesions(evidence, volume, outline)
         return Prediction(case, volume.geometry, evidence, result)

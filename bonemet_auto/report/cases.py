@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from bonemet_auto.errors import DataError
-from bonemet_auto.images import Volume, read_hu, read_instances
+from bonemet_auto.images import Volume, read_instances
 from bonemet_auto.report.pictures import View, centre_of, three_views
+from bonemet_auto.scans import Scan, read_scan
 from bonemet_auto.schema import CasePrediction, PatientRecord, read_json
 
 _OUTCOMES = {"found": "found", "missed": "missed", "false_positive": "false"}
@@ -127,13 +128,13 @@ def read_record(pred: Path, case: str) -> CasePrediction:
     return read_json(pred / f"{case}.json", CasePrediction, "Predict the case again.")
 
 
-def picture_case(pred: Path, ref: Path | None, case: str, image: Path) -> list[View]:
+def picture_case(pred: Path, ref: Path | None, case: str, image: Scan) -> list[View]:
     """Three planes through the largest annotated lesion, else the best prediction, else the middle.
 
     Raises:
         DataError: a file cannot be read, or lies on another grid than the image.
     """
-    scan = read_hu(image)
+    scan = read_scan(image)
     predicted = _on_grid(scan, pred / f"{case}.nii.gz")
     reference = _on_grid(scan, ref / f"{case}.nii.gz") if ref else None
     lesions = read_record(pred, case).lesions

@@ -26,6 +26,7 @@ from bonemet_auto.report.cases import (
     predicted_sections,
 )
 from bonemet_auto.report.pictures import Line, View, grey_png
+from bonemet_auto.scans import Scan
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class _Picture:
 def write_report(
     pred: Path,
     ref: Path | None,
-    images: Mapping[str, Path],
+    images: Mapping[str, Scan],
     evaluation: Evaluation | None,
     out: Path,
 ) -> Path:
@@ -96,7 +97,7 @@ def write_report(
 
 
 def _illustrate(
-    sections: list[CaseSection], pred: Path, ref: Path | None, images: Mapping[str, Path]
+    sections: list[CaseSection], pred: Path, ref: Path | None, images: Mapping[str, Scan]
 ) -> Iterator[tuple[CaseSection, list[_Picture], str]]:
     """Each case with its pictures, or with the reason why there are none."""
     for number, section in enumerate(sections):
