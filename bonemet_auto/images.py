@@ -26,6 +26,7 @@ ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 HU_RANGE = (-1024, 3071)
 
 _LISTED_ENDINGS = ", ".join(ENDINGS)
+_IN_MEMORY = Path("the image")
 _GZIP_MAGIC = b"\x1f\x8b"
 _COPY_AGAIN = "Copy or export the file again"
 _NIFTI_TYPES = {
@@ -119,7 +120,7 @@ def read_geometry(path: Path) -> Geometry:
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise _unreadable(path, error) from None
-    return _geometry(path, reader)
+    return _geometry(path, reader, reader.GetNumberOfComponents())
 
 
 def read_hu(path: Path) -> Volume:
@@ -167,13 +168,31 @@ def read_instances(path: Path) -> Volume:
 
 def write_volume(path: Path, volume: Volume) -> None:
     """Write an image atomically; equal volumes give equal bytes."""
+    with atomic_write(path) as temporary:
+        sitk.WriteImage(to_sitk(volume), str(temporary), useCompression=True)
+
+
+def to_sitk(volume: Volume) -> Any:  # noqa: ANN401  SimpleITK has no types
+    """A SimpleITK image of a volume."""
     image = sitk.GetImageFromArray(volume.array)
     geometry = volume.geometry
     image.SetSpacing(geometry.spacing_mm[::-1])
     image.SetOrigin(geometry.origin_lps_mm)
     image.SetDirection(np.asarray(geometry.direction)[::-1].T.flatten().tolist())
-    with atomic_write(path) as temporary:
-        sitk.WriteImage(image, str(temporary), useCompression=True)
+    return image
+
+
+def from_sitk(image: Any) -> Volume:  # noqa: ANN401  SimpleITK has no types
+    """A SimpleITK image in memory as a CT, int16 HU as `read_hu` gives them.
+
+    Raises:
+        DataError: not three-dimensional, or voxels without a value.
+    """
+    geometry = _geometry(_IN_MEMORY, image, image.GetNumberOfComponentsPerPixel())
+    array = sitk.GetArrayFromImage(image).reshape(geometry.shape)
+    if array.dtype.kind == "f":
+        _refuse_non_finite(_IN_MEMORY, array)
+    return Volume(as_hu(array), geometry)
 
 
 def _read_raw(path: Path) -> tuple[npt.NDArray[Any], Geometry]:
@@ -259,13 +278,13 @@ def _refuse_non_finite(path: Path, array: npt.NDArray[Any]) -> None:
         )
 
 
-def _geometry(path: Path, image: Any) -> Geometry:  # noqa: ANN401  SimpleITK has no types
+def _geometry(path: Path, image: Any, components: int) -> Geometry:  # noqa: ANN401  SimpleITK has no types
     """Grid of a SimpleITK image or reader; a flat image counts as one slice of 1 mm."""
     dimension, sizes = image.GetDimension(), list(image.GetSize())
-    if image.GetNumberOfComponents() > 1 or any(size > 1 for size in sizes[3:]):
+    if components > 1 or any(size > 1 for size in sizes[3:]):
         raise DataError(
             f"{path} is not three-dimensional: {tuple(sizes[::-1])} voxels with "
-            f"{image.GetNumberOfComponents()} value(s) each. Give one CT volume or 3D label map "
+            f"{components} value(s) each. Give one CT volume or 3D label map "
             "(split time points, channels or layers into files of their own)."
         )
     spacing, origin, axes = np.ones(3), np.zeros(3), np.eye(3)

@@ -5,6 +5,12 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bonemet_auto.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
 
 WINDOWS_PER_PART = 2
 """Windows of a batch that go through the network together on a CPU; other parts run beside them.
@@ -49,6 +55,25 @@ def tune_processor() -> None:
             return
         libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def pick_device(name: str) -> "torch.device":
+    """The torch device of a `--device` flag; `auto` takes CUDA where there is one.
+
+    Raises:
+        UsageError: no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"--device {name}: write auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device {name}: {torch.cuda.device_count()} CUDA devices are here")
+    return device
 
 
 def default_workers(processes: int = 1) -> int:

@@ -7,13 +7,9 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bonemet_auto import __version__
 from bonemet_auto.errors import BonemetError, StoppedError, UsageError
-
-if TYPE_CHECKING:
-    import torch
 
 EXIT_DONE = 0
 EXIT_BUG = 1
@@ -111,25 +107,6 @@ def run_command(
     except KeyboardInterrupt:
         print(f"{parser.prog}: stopped", file=sys.stderr)
         return EXIT_STOPPED
-
-
-def pick_device(name: str) -> "torch.device":
-    """The torch device of a `--device` flag; `auto` takes CUDA where there is one.
-
-    Raises:
-        UsageError: no such device here.
-    """
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"--device {name}: write auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"--device {name}: {torch.cuda.device_count()} CUDA devices are here")
-    return device
 
 
 def remove_dataset(folder: Path) -> None:

@@ -15,7 +15,6 @@ from bonemet_auto.commands.common import (
     EXIT_SOME_FAILED,
     add_root,
     command_parser,
-    pick_device,
     run_command,
 )
 from bonemet_auto.errors import UsageError
@@ -137,6 +136,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 def _predict_source(source: Path, options: argparse.Namespace) -> int:
     from bonemet_auto.inference.export import write_cohort_tables
+    from bonemet_auto.processor import pick_device
     from bonemet_auto.scans import find_scans
     from bonemet_auto.schema import write_failures
 

@@ -73,12 +73,12 @@ def _pretrain(options: argparse.Namespace) -> int:
     tune_processor()
     import torch
 
-    from bonemet_auto.commands.common import pick_device
     from bonemet_auto.data.loader import PatchDataset
     from bonemet_auto.images import find_images
     from bonemet_auto.model.masked import build_autoencoder
     from bonemet_auto.plan_file import read_plan
     from bonemet_auto.plan_schema import AugmentationPlan
+    from bonemet_auto.processor import pick_device
     from bonemet_auto.schema import write_failures, write_json
     from bonemet_auto.training.loop import train
     from bonemet_auto.unlabelled import store_unlabelled

@@ -120,7 +120,7 @@ def _train(options: argparse.Namespace) -> int:
     from bonemet_auto.processor import tune_processor
 
     tune_processor()
-    from bonemet_auto.commands.common import pick_device
+    from bonemet_auto.processor import pick_device
     from bonemet_auto.training.distributed import join_world, own_device
 
     device = own_device(pick_device(options.device))

@@ -4,6 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -42,30 +43,52 @@ def write_case(
     Returns:
         What `CASE.json` holds.
     """
+    reported, candidates = split_case(case, geometry, result, point)
+    (out / f"{case}.json").unlink(missing_ok=True)
+    write_volume(out / CANDIDATES / f"{case}.nii.gz", candidates.drawn(geometry))
+    write_json(out / CANDIDATES / f"{case}.json", candidates.record)
+    write_volume(out / f"{case}.nii.gz", reported.drawn(geometry))
+    write_json(out / f"{case}.json", reported.record)
+    return reported.record
+
+
+@dataclass(frozen=True)
+class Share:
+    """Lesions of a case that are reported together, and what is said of them.
+
+    Attributes:
+        lesions: by falling score, as numbered in the record.
+        record: for `CASE.json`.
+    """
+
+    lesions: tuple[Lesion, ...]
+    record: CasePrediction
+
+    def drawn(self, geometry: Geometry) -> Volume:
+        """Instance map, uint16, of the ids in the record."""
+        instances = np.zeros(geometry.shape, dtype=np.uint16)
+        for lesion, described in zip(self.lesions, self.record.lesions, strict=True):
+            instances[lesion.region][lesion.mask] = described.id
+        return Volume(instances, geometry)
+
+
+def split_case(
+    case: str, geometry: Geometry, result: CaseResult, point: OperatingPoint
+) -> tuple[Share, Share]:
+    """Lesions that count, with the estimate for the patient, and candidates, numbered on."""
     ranked = sorted(result.lesions, key=lambda lesion: -lesion.score)
-    lesions = [item for item in ranked if counts(item, point)]
-    candidates = [item for item in ranked if not counts(item, point)]
-    warnings = tuple(result.warnings)
-    prediction = CasePrediction(
+    lesions = tuple(item for item in ranked if counts(item, point))
+    candidates = tuple(item for item in ranked if not counts(item, point))
+    reported = CasePrediction(
         case=case,
         lesions=_records(lesions, 1, geometry),
         patient=estimate_patient(lesions, point),
         score_threshold=point.score_threshold,
-        warnings=warnings,
+        warnings=tuple(result.warnings),
     )
-    below = CasePrediction(
-        case=case,
-        lesions=_records(candidates, len(lesions) + 1, geometry),
-        patient=None,
-        score_threshold=point.score_threshold,
-        warnings=warnings,
-    )
-    (out / f"{case}.json").unlink(missing_ok=True)
-    _write_instances(out / CANDIDATES / f"{case}.nii.gz", candidates, len(lesions) + 1, geometry)
-    write_json(out / CANDIDATES / f"{case}.json", below)
-    _write_instances(out / f"{case}.nii.gz", lesions, 1, geometry)
-    write_json(out / f"{case}.json", prediction)
-    return prediction
+    numbered_on = _records(candidates, len(lesions) + 1, geometry)
+    below = reported.model_copy(update={"lesions": numbered_on, "patient": None})
+    return Share(lesions, reported), Share(candidates, below)
 
 
 def counts(lesion: Lesion, point: OperatingPoint) -> bool:
@@ -146,15 +169,6 @@ def _records(
         )
         for number, lesion in enumerate(lesions, start=first_id)
     )
-
-
-def _write_instances(
-    path: Path, lesions: Sequence[Lesion], first_id: int, geometry: Geometry
-) -> None:
-    instances = np.zeros(geometry.shape, dtype=np.uint16)
-    for number, lesion in enumerate(lesions, start=first_id):
-        instances[lesion.region][lesion.mask] = number
-    write_volume(path, Volume(instances, geometry))
 
 
 def _write_table(path: Path, columns: str, rows: Iterable[tuple[object, ...]]) -> None:
