@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from bonemet_auto.errors import DataError, UsageError
 
@@ -28,6 +29,24 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder, and move it to `path` once it is complete; a folder there gives way.
+
+    After an exception `path` is as it was, and nothing else is left. A kill may leave a hidden
+    folder in the nearest parent of `path` that was there.
+    """
+    beside = next(parent for parent in path.absolute().parents if parent.is_dir())
+    with TemporaryDirectory(prefix=f".{path.name}.", dir=beside) as hidden:
+        new, old = Path(hidden) / "new", Path(hidden) / "old"
+        new.mkdir()
+        yield new
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            path.rename(old)
+        new.rename(path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -94,6 +113,11 @@ def preprocessed_folder(root: Path, dataset: str) -> Path:
 def results_folder(root: Path, dataset: str, plan_name: str) -> Path:
     """`ROOT/results/DATASET/PLAN`; folds live in `fold_0` to `fold_4` below it."""
     return root / "results" / dataset / plan_name
+
+
+def models_folder(root: Path) -> Path:
+    """`ROOT/models`; installed models live in folders of their own below it."""
+    return root / "models"
 
 
 def require_file(path: Path, remedy: str) -> Path:

@@ -9,6 +9,7 @@ import pytest
 
 from bonemet_auto.errors import DataError, UsageError
 from bonemet_auto.files import (
+    atomic_folder,
     atomic_write,
     data_root,
     find_dataset,
@@ -63,6 +64,43 @@ def test_a_kill_leaves_the_old_file(tmp_path):
     done = subprocess.run([sys.executable, "-c", script, str(path)], check=False)
     assert done.returncode == -signal.SIGKILL
     assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("name", ["m", "deep/er/m"])
+def test_a_folder_appears_whole_and_replaces_another(tmp_path, name):
+    for text in ("old", "new"):
+        with atomic_folder(tmp_path / name) as folder:
+            assert not list(folder.iterdir())
+            (folder / text).touch()
+            assert text == "new" or not (tmp_path / name).exists()
+        assert [path.name for path in (tmp_path / name).iterdir()] == [text]
+    assert not [path for path in tmp_path.rglob(".*")]
+
+
+@pytest.mark.parametrize("name", ["old", "deep/er/m"])
+def test_an_exception_leaves_the_old_folder_and_no_other(tmp_path, name):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "a").touch()
+    with pytest.raises(KeyError), atomic_folder(tmp_path / name) as folder:
+        (folder / "half").touch()
+        raise KeyError
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "old", tmp_path / "old" / "a"]
+
+
+def test_a_kill_leaves_the_old_folder_and_hidden_ones(tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "a").touch()
+    script = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from bonemet_auto.files import atomic_folder\n"
+        "with atomic_folder(Path(sys.argv[1])) as folder:\n"
+        "    (folder / 'half').touch()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "m")], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert [path.name for path in (tmp_path / "m").iterdir()] == ["a"]
+    assert [path.name for path in tmp_path.glob("[!.]*")] == ["m"]
 
 
 def test_the_content_is_on_disk_before_the_name_is_taken(tmp_path, monkeypatch):
