@@ -340,11 +340,22 @@ def parse_json(text: str, model: type[Model], where: str, error: type[BonemetErr
     try:
         return model.model_validate_json(text)
     except ValidationError as invalid:
+        if newer := _newer_version(invalid):
+            raise error(
+                f"{where} was written by a newer version of bonemet_auto (format_version {newer}, "
+                f"this one reads {FORMAT_VERSION}); update bonemet_auto."
+            ) from None
         mistakes = "; ".join(
             f"{'.'.join(str(part) for part in item['loc']) or 'file'}: {item['msg']}"
             for item in invalid.errors()
         )
         raise error(f"{where}: {mistakes}. See docs/reference/formats.md.") from None
+
+
+def _newer_version(invalid: ValidationError) -> int | None:
+    """The `format_version` that was found, if it is above ours."""
+    found = [item["input"] for item in invalid.errors() if item["loc"] == ("format_version",)]
+    return found[0] if found and isinstance(found[0], int) and found[0] > FORMAT_VERSION else None
 
 
 def write_failures(path: Path, failed: Sequence[FailedCase]) -> None:

@@ -160,7 +160,9 @@ def test_all_mistakes_of_a_file_are_named_with_their_paths(tmp_path):
         ({"network__anchor_sizes": [[[3, 3, 3]]]}, "one list per entry of rpn_stages"),
         ({"training__lesion_share": 1.5}, "training.lesion_share"),
         ({"inference__overlap": 1}, "inference.overlap"),
-        ({"format_version": 2}, "format_version"),
+        ({"format_version": 2}, r"newer .*\(format_version 2, this one reads 1\); update"),
+        ({"format_version": 0}, "format_version: Input should be 1"),
+        ({"format_version": "2"}, "format_version: Input should be 1"),
     ],
 )
 def test_an_edited_plan_with_a_mistake_is_refused(changes, said):
