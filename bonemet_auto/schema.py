@@ -8,7 +8,7 @@ mistakes of a file together, with the path of each field.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -20,6 +20,9 @@ FORMAT_VERSION: Literal[1] = 1
 POSITIVE_CLASS_NAME = "lung_metastasis"
 
 Box = tuple[float, float, float, float, float, float]
+PLAIN_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+"""A file right in its folder: no way out of it, nothing that another system reads differently."""
+FileName = Annotated[str, Field(pattern=f"^{PLAIN_NAME}$")]
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -241,7 +244,22 @@ class ConsolidatedModel(Ours):
     temperatures: tuple[float, ...]
     patient_rule_reason: str
     cases: int
-    sha256: dict[str, str]
+    sha256: dict[FileName, str]
+
+
+class ArchivedFile(Ours):
+    """One file of a model zip."""
+
+    size_bytes: int = Field(ge=0)
+    sha256: str
+
+
+class ArchiveManifest(Ours):
+    """`manifest.json` of a model zip: every other file in it, and the program that wrote it."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    bonemet_version: str
+    files: dict[FileName, ArchivedFile]
 
 
 class LesionRecord(Ours):

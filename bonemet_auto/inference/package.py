@@ -55,8 +55,8 @@ def checksums(folder: Path) -> dict[str, str]:
     }
 
 
-def read_package(folder: Path, device: torch.device) -> Ensemble:
-    """Load a consolidated model.
+def read_description(folder: Path) -> tuple[ConsolidatedModel, Plan, OperatingPoint]:
+    """What a consolidated model says of itself, once all its files were found unchanged.
 
     Raises:
         ModelError: a file is missing, changed or broken, or is of a newer program.
@@ -68,6 +68,16 @@ def read_package(folder: Path, device: torch.device) -> Ensemble:
         point = read_json(folder / POINT_NAME, OperatingPoint, _REMEDY)
     except DataError as error:
         raise ModelError(str(error)) from None
+    return model, plan, point
+
+
+def read_package(folder: Path, device: torch.device) -> Ensemble:
+    """Load a consolidated model.
+
+    Raises:
+        ModelError: a file is missing, changed or broken, or is of a newer program.
+    """
+    model, plan, point = read_description(folder)
     models = [_network(folder / weights_name(fold), plan, device) for fold in model.folds]
     return Ensemble(plan, models, point, [folder])
 

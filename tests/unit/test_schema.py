@@ -68,7 +68,9 @@ INSPECTED = schema.InspectedCase.model_validate(
     {"key": "training a", "stamps": [[1, 2], None], "labels": {"other": 0}, "patient_id": "p"}
     | {"warnings": ["odd"], "content_hashes": ["0"], "fingerprint": FINGERPRINT}
 )
+ARCHIVED = schema.ArchivedFile(size_bytes=0, sha256="00")
 EXAMPLES = [
+    *(ARCHIVED, schema.ArchiveManifest(bonemet_version="0.1", files={"plan.json": ARCHIVED})),
     schema.PatientRuleRecord(name="head", weights=(0.5, -1.25), intercept=0.1),
     schema.ConsolidatedModel(
         bonemet_version="0.1",
