@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "-m",
         "--model",
         type=Path,
-        help="a fold's folder, or a folder that holds fold_0, fold_1 ...",
+        help="a model zip or folder, or a folder of trained folds (fold_0, fold_1 ...), or of one",
     )
     source.add_argument("-d", "--dataset", help="dataset whose trained folds are used")
     parser.add_argument("-p", "--plan-name", default="default", help="plan of the folds, with -d")
@@ -181,19 +181,23 @@ def _model_folder(options: argparse.Namespace) -> Path:
 
 
 def _load(folder: Path, folds: Sequence[int | str] | None, device: "torch.device") -> "Ensemble":
-    """A consolidated model, or the folds of a folder.
+    """A consolidated model, from its folder or zip, or the folds of a folder.
 
     In a plan's results the consolidated model is taken where there is one and no fold is named.
     """
+    from bonemet_auto.inference.archive import read_archive
     from bonemet_auto.inference.load import find_folds, load_ensemble
     from bonemet_auto.inference.package import is_package, read_package
 
+    if folder.is_file() and folds is None:
+        logger.info("consolidated model %s", folder)
+        return read_archive(folder, device)
     for place in (folder, folder / "model"):
         if is_package(place) and folds is None:
             logger.info("consolidated model %s", place)
             _warn_if_older(place, folder)
             return read_package(place, device)
-    if is_package(folder):
+    if folder.is_file() or is_package(folder):
         raise UsageError(
             f"{folder} is a consolidated model, whose folds belong together; leave -f out"
         )

@@ -1,4 +1,4 @@
-"""`bonemet_export` and `bonemet_install`."""
+"""`bonemet_export`, `bonemet_install`, and prediction with what they carry."""
 
 import json
 import shutil
@@ -7,18 +7,21 @@ import zipfile
 import pytest
 import torch
 
-from bonemet_auto.commands import export, install
+from bonemet_auto.commands import export, install, predict
 from bonemet_auto.files import sha256_file
+from bonemet_auto.images import write_volume
 from bonemet_auto.inference import archive as archives
 from bonemet_auto.inference.package import checksums, read_package
 from bonemet_auto.model.mask_rcnn import build_model
 from bonemet_auto.report.model_card import TO_FILL_IN
 from bonemet_auto.schema import (
+    CasePrediction,
     ConsolidatedModel,
+    RunReport,
     read_json,
     write_json,
 )
-from tests.unit.inference_fakes import make_plan
+from tests.unit.inference_fakes import add_ball, make_plan, tissue
 from tests.unit.model_zips import (
     FORGERIES,
     NAME,
@@ -254,3 +257,48 @@ def test_a_place_that_cannot_be_made_is_named(shared, tmp_path, capsys):
     assert run_install(shared, "-o", tmp_path / "file" / "m") == 2
     assert f"{tmp_path / 'file' / 'm'} cannot be made" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+@pytest.fixture
+def space(tmp_path, monkeypatch):
+    """Temporary folders go here, so that it shows what stays."""
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    return place
+
+
+def run_predict(folder, model, *more):
+    scan = add_ball(tissue((12, 16, 16)), (8, 8, 6), 3)
+    write_volume(folder / "scan_0000.nii.gz", scan)
+    flags = ["-i", "scan_0000.nii.gz", "-o", "out", "-m", model, "-device", "cpu", *more]
+    return predict.main([str(flag) for flag in flags])
+
+
+def test_a_zip_alone_predicts_as_its_model_does(shared, model, space, tmp_path, monkeypatch):
+    written = []
+    for name, source in (("zip", shared), ("folder", model)):
+        place = tmp_path / name
+        place.mkdir()
+        monkeypatch.chdir(place)
+        given = shutil.copy(source, "mine.zip") if name == "zip" else source
+        assert run_predict(place, given, "--threshold", "0") == 0
+        written.append(read_json(place / "out" / "scan.json", CasePrediction))
+    assert written[0] == written[1] and written[0].lesions
+    report = read_json(tmp_path / "zip" / "out" / "run_report.json", RunReport)
+    assert report.flags["folds_used"] == "mine.zip"
+    assert not list(space.iterdir())
+
+
+def test_single_folds_of_a_zip_are_refused(shared, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run_predict(tmp_path, shared, "-f", "0") == 2
+    assert "leave -f out" in capsys.readouterr().err
+
+
+def test_nothing_is_predicted_with_a_bad_zip(shared, space, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    FORGERIES["fold_0.safetensors changed"][0](tmp_path / "bad.zip", shared)
+    assert run_predict(tmp_path, "bad.zip") == 2
+    assert "is not the file that was exported" in capsys.readouterr().err
+    assert not list(space.iterdir()) and not (tmp_path / "out").exists()
