@@ -93,7 +93,7 @@ def load_model(path: str | Path, device: str = "auto") -> Model:
     """Load a consolidated model, a fold, or a folder of folds.
 
     Args:
-        path: the folder.
+        path: the folder, or the zip that `bonemet_export` made.
         device: `auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`.
 
     Raises:
@@ -103,7 +103,7 @@ def load_model(path: str | Path, device: str = "auto") -> Model:
     from bonemet_auto.processor import tune_processor
 
     tune_processor()
-    from bonemet_auto.inference.package import open_model
+    from bonemet_auto.inference.open import open_model
     from bonemet_auto.processor import pick_device
 
     chosen = pick_device(device)

@@ -12,6 +12,9 @@ from bonemet_auto.errors import DataError, UsageError
 
 _CHUNK_BYTES = 1 << 20
 
+MODEL_FOLDER = "model"
+"""Folder of a consolidated model, in a plan's results beside the folds that it is made of."""
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:

@@ -5,6 +5,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import disk_usage
 from tempfile import TemporaryDirectory
 
 from bonemet_auto.dicom import Series, Study, find_studies, read_pixels
@@ -80,6 +81,7 @@ def unpacked(source: Path) -> Iterator[Path]:
     with TemporaryDirectory(prefix="bonemet_") as place:
         try:
             with zipfile.ZipFile(source) as archive:
+                _require_room(source, archive, Path(place))
                 archive.extractall(place)
         except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as broken:
             raise DataError(
@@ -87,6 +89,15 @@ def unpacked(source: Path) -> Iterator[Path]:
                 "without a password."
             ) from None
         yield Path(place)
+
+
+def _require_room(source: Path, archive: zipfile.ZipFile, place: Path) -> None:
+    needed, free = sum(entry.file_size for entry in archive.infolist()), disk_usage(place).free
+    if needed > free:
+        raise DataError(
+            f"{source} unpacks to {needed / 1e9:.1f} GB, {place.parent} has {free / 1e9:.1f} GB "
+            "left. Unpack it elsewhere and give the folder, or let $TMPDIR name a larger place."
+        )
 
 
 def _tell_of_others(case: str, study: Study) -> None:

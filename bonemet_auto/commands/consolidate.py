@@ -16,6 +16,7 @@ from bonemet_auto.commands.common import (
 )
 from bonemet_auto.errors import ModelError, UsageError
 from bonemet_auto.files import (
+    MODEL_FOLDER,
     data_root,
     find_dataset,
     preprocessed_folder,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MODEL_FOLDER = "model"
 CROSS_VALIDATION = "cross_validation"
 TABLE_NAME = "cross_validation.txt"
 

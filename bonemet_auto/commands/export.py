@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bonemet_auto.commands.common import EXIT_DONE, add_root, command_parser, run_command
-from bonemet_auto.commands.consolidate import MODEL_FOLDER
 from bonemet_auto.errors import DataError, UsageError
-from bonemet_auto.files import data_root, find_dataset, results_folder, sha256_file
+from bonemet_auto.files import MODEL_FOLDER, data_root, find_dataset, results_folder, sha256_file
 
 logger = logging.getLogger(__name__)
 

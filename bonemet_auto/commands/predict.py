@@ -136,6 +136,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 def _predict_source(source: Path, options: argparse.Namespace) -> int:
     from bonemet_auto.inference.export import write_cohort_tables
+    from bonemet_auto.inference.open import open_model
     from bonemet_auto.processor import pick_device
     from bonemet_auto.scans import find_scans
     from bonemet_auto.schema import write_failures
@@ -145,7 +146,7 @@ def _predict_source(source: Path, options: argparse.Namespace) -> int:
     scans = _own_part(of_all_parts, options.num_parts, options.part_id)
     scans = _claim_output(options, scans)
     device = pick_device(options.device)
-    ensemble = _load(_model_folder(options), options.folds, device)
+    ensemble = open_model(_model_folder(options), device, options.folds)
     logger.info(
         "predicting %d cases with %d fold(s) on %s", len(scans), len(ensemble.models), device
     )
@@ -178,43 +179,6 @@ def _model_folder(options: argparse.Namespace) -> Path:
         return Path(options.model)
     root = data_root(options.root)
     return results_folder(root, find_dataset(root, options.dataset), options.plan_name)
-
-
-def _load(folder: Path, folds: Sequence[int | str] | None, device: "torch.device") -> "Ensemble":
-    """A consolidated model, from its folder or zip, or the folds of a folder.
-
-    In a plan's results the consolidated model is taken where there is one and no fold is named.
-    """
-    from bonemet_auto.inference.archive import read_archive
-    from bonemet_auto.inference.load import find_folds, load_ensemble
-    from bonemet_auto.inference.package import is_package, read_package
-
-    if folder.is_file() and folds is None:
-        logger.info("consolidated model %s", folder)
-        return read_archive(folder, device)
-    for place in (folder, folder / "model"):
-        if is_package(place) and folds is None:
-            logger.info("consolidated model %s", place)
-            _warn_if_older(place, folder)
-            return read_package(place, device)
-    if folder.is_file() or is_package(folder):
-        raise UsageError(
-            f"{folder} is a consolidated model, whose folds belong together; leave -f out"
-        )
-    return load_ensemble(find_folds(folder, folds), device)
-
-
-def _warn_if_older(model: Path, results: Path) -> None:
-    """Say so where a fold was trained after its plan's model was consolidated."""
-    consolidated = (model / "model.json").stat().st_mtime
-    finished = sorted(results.glob("fold_[0-9]*/operating_point.json"))
-    newer = [path.parent.name for path in finished if path.stat().st_mtime > consolidated]
-    if newer:
-        logger.warning(
-            "warning: %s was trained after %s was consolidated, which does not know it; run "
-            "bonemet_consolidate --overwrite, or name the folds with -f",
-            ", ".join(newer), model,
-        )  # fmt: skip
 
 
 def _private_file(output: Path) -> Path:

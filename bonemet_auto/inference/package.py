@@ -10,13 +10,10 @@ from torch import Tensor
 
 from bonemet_auto.errors import DataError, ModelError
 from bonemet_auto.files import atomic_write, sha256_file
-from bonemet_auto.inference.load import POINT_NAME, Ensemble, find_folds, load_ensemble
+from bonemet_auto.inference.load import POINT_NAME, Ensemble
 from bonemet_auto.model.mask_rcnn import MaskRCNN, build_model
 from bonemet_auto.plan_schema import Plan
 from bonemet_auto.schema import ConsolidatedModel, OperatingPoint, read_json
-
-RESULTS_MODEL = "model"
-"""Where consolidation puts a model, beside the folds."""
 
 MODEL_NAME = "model.json"
 PLAN_NAME = "plan.json"
@@ -80,18 +77,6 @@ def read_package(folder: Path, device: torch.device) -> Ensemble:
     model, plan, point = read_description(folder)
     models = [_network(folder / weights_name(fold), plan, device) for fold in model.folds]
     return Ensemble(plan, models, point, [folder])
-
-
-def open_model(folder: Path, device: torch.device) -> Ensemble:
-    """A consolidated model, also that of a plan's results; otherwise the folds of a folder.
-
-    Raises:
-        ModelError: as `read_package`, `find_folds` and `load_ensemble`.
-    """
-    for place in (folder, folder / RESULTS_MODEL):
-        if is_package(place):
-            return read_package(place, device)
-    return load_ensemble(find_folds(folder, None), device)
 
 
 def _require_unchanged(folder: Path, model: ConsolidatedModel) -> None:

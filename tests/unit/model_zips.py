@@ -12,40 +12,9 @@ import safetensors.torch
 import torch
 
 from bonemet_auto.inference.archive import pack_model
-from bonemet_auto.inference.package import checksums, read_description, write_weights
-from bonemet_auto.model.mask_rcnn import build_model
-from bonemet_auto.schema import ConsolidatedModel, write_json
-from tests.cohort import write_dataset_json
-from tests.nominal import nominal
-from tests.unit.inference_fakes import POINT, make_plan
+from bonemet_auto.inference.package import read_description
 
-NAME = "Dataset001_Fake"
 CARD = "# Model card\n"
-
-
-def write_model(folder, **described):
-    """A consolidated model of two folds; `described` replaces values of its `model.json`."""
-    plan = make_plan()
-    write_dataset_json(folder, 4)
-    write_json(folder / "plan.json", plan)
-    write_json(folder / "fingerprint.json", nominal(4))
-    write_json(folder / "operating_point.json", POINT)
-    (folder / "cross_validation.txt").write_text("4 scans of 4 patients\n")
-    for fold in (0, 1):
-        torch.manual_seed(fold)
-        write_weights(folder, fold, build_model(plan.network).state_dict(), 1.5)
-    record = {
-        "bonemet_version": "0.1.0",
-        "dataset": NAME,
-        "plan": "default",
-        "folds": (0, 1),
-        "temperatures": (1.5, 1.5),
-        "patient_rule_reason": "noisy-or",
-        "cases": 4,
-        "sha256": checksums(folder),
-    }
-    write_json(folder / "model.json", ConsolidatedModel(**(record | described)))
-    return folder
 
 
 def write_zip(folder, path):

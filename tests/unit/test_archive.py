@@ -13,6 +13,7 @@ from bonemet_auto.inference import archive as archives
 from bonemet_auto.inference.archive import Archive, open_archive, read_archive, unpack_model
 from bonemet_auto.inference.package import read_package
 from bonemet_auto.schema import ArchiveManifest, parse_json
+from tests.tiny_model import write_model
 from tests.unit.model_zips import (
     FORGERIES,
     contents,
@@ -20,7 +21,6 @@ from tests.unit.model_zips import (
     files_of,
     forge,
     listed,
-    write_model,
     write_zip,
 )
 

@@ -121,6 +121,17 @@ def test_a_zip_that_is_broken_is_named(model, tmp_path, capsys):
     assert "a.zip cannot be unpacked" in capsys.readouterr().err
 
 
+def test_a_zip_that_is_larger_than_the_disk_is_refused_before_it_is_unpacked(
+    model, tmp_path, capsys, monkeypatch
+):
+    write_series(tmp_path / "export", scan())
+    archive = shutil.make_archive(str(tmp_path / "export"), "zip", tmp_path / "export")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("bonemet_auto.scans.disk_usage", lambda _: usage._replace(free=1000))
+    assert run(model, archive, tmp_path / "out") == 2
+    assert "$TMPDIR" in capsys.readouterr().err
+
+
 def test_entries_of_a_zip_cannot_leave_it(model, tmp_path):
     write_volume(tmp_path / "scan.nii.gz", scan())
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:

@@ -69,7 +69,9 @@ INSPECTED = schema.InspectedCase.model_validate(
     | {"warnings": ["odd"], "content_hashes": ["0"], "fingerprint": FINGERPRINT}
 )
 ARCHIVED = schema.ArchivedFile(size_bytes=0, sha256="00")
+STUDY = schema.PrivateStudy(patient_id="4711", study_uid="1.2", series_uid="1.3", folder="ä/b")
 EXAMPLES = [
+    *(STUDY, schema.PrivateStudies(key="00ff", studies={"study_00": STUDY})),
     *(ARCHIVED, schema.ArchiveManifest(bonemet_version="0.1", files={"plan.json": ARCHIVED})),
     schema.PatientRuleRecord(name="head", weights=(0.5, -1.25), intercept=0.1),
     schema.ConsolidatedModel(

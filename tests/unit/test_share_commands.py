@@ -21,14 +21,13 @@ from bonemet_auto.schema import (
     read_json,
     write_json,
 )
-from tests.unit.inference_fakes import add_ball, make_plan, tissue
+from tests.tiny_model import NAME, PLAN, write_model
+from tests.unit.inference_fakes import add_ball, tissue
 from tests.unit.model_zips import (
     FORGERIES,
-    NAME,
     contents,
     everything_below,
     files_of,
-    write_model,
 )
 
 CPU = torch.device("cpu")
@@ -73,17 +72,17 @@ def card_of(path):
 
 def test_the_card_tells_what_is_known_and_what_is_open(shared):
     card = card_of(shared)
-    parameters = sum(weight.numel() for weight in build_model(make_plan().network).parameters())
+    parameters = sum(weight.numel() for weight in build_model(PLAN.network).parameters())
     for fact in (
         f"# Model card: {NAME}, plan default",
         "estimates, it never diagnoses",
         "2, of folds 0, 1,",
         f"{parameters:,} in each network",
         "1.0 x 1.0 x 1.0 mm",
-        "16 x 16 x 16 voxels",
+        "8 x 16 x 16 voxels",
         "4 scans of 4 patients",
         "12 (other: 6, lung_metastasis: 6)",
-        "from score | 0.500",
+        "from score | 0.000",
         "1.500, 1.500",
         "```text\n4 scans of 4 patients\n```",
         "by bonemet_auto 0.1.0",
