@@ -1,7 +1,9 @@
 """Prediction from Python: the same as the command's, from any kind of scan."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from bonemet_auto.images import Volume, read_instances, write_volume
 from bonemet_auto.schema import CasePrediction, read_json
 from tests.cohort import GEOMETRY, make_scan
 from tests.tiny_model import write_model
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +78,16 @@ def test_a_model_that_is_not_there_is_named(tmp_path, folder):
         load_model(tmp_path / "nowhere", "cpu")
     with pytest.raises(UsageError, match="abacus"):
         load_model(folder, "abacus")
+
+
+def test_the_example_of_the_documentation_runs(folder, path, tmp_path, monkeypatch, capsys):
+    text = (ROOT / "docs" / "how-to" / "python.md").read_text("utf-8")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").symlink_to(folder)
+    path.rename("scan.nii.gz")
+    exec(re.search(r"```python\n(.+?)```", text, re.DOTALL)[1], {})
+    assert "estimated probability" in capsys.readouterr().out
+    assert read_instances(tmp_path / "lesions.nii.gz").array.any()
 
 
 def test_importing_it_is_light():
