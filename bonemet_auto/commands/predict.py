@@ -3,7 +3,7 @@
 import argparse
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,12 @@ from bonemet_auto.commands.common import (
     add_root,
     command_parser,
     run_command,
+)
+from bonemet_auto.commands.prediction_input import (
+    claim_output,
+    masks_of,
+    own_part,
+    private_file,
 )
 from bonemet_auto.errors import UsageError
 from bonemet_auto.files import data_root, find_dataset, results_folder
@@ -68,6 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--threshold", type=_share, metavar="T", help="score from which a lesion counts (0 to 1)"
     )
     parser.add_argument(
+        "--lesions",
+        type=Path,
+        metavar="MASKS",
+        help="a mask, or a folder of masks named after their cases, with an id for each lesion: "
+        "estimate the sources of these, and find none",
+    )
+    parser.add_argument(
         "-num_parts", "--num-parts", type=int, default=1, metavar="N", help="split the cases by N"
     )
     parser.add_argument(
@@ -108,11 +121,11 @@ def _submit(options: argparse.Namespace) -> int:
     if options.part_id:
         raise UsageError("--cluster submits all parts; leave -part_id out")
     with unpacked(options.input) as source:
-        scans = find_scans(source, _private_file(options.output))
+        scans = find_scans(source, private_file(options.output))
     own, parts = own_arguments(options.given), options.num_parts
     jobs = []
     for part in range(parts):
-        _claim_output(options, _own_part(scans, parts, part))
+        claim_output(options, own_part(scans, parts, part))
         flags = (*own, "-part_id", str(part))
         # What --overwrite is to replace must not pass for done: such a part begins anew.
         again = flags if options.overwrite else (*flags, "--continue")
@@ -142,15 +155,16 @@ def _predict_source(source: Path, options: argparse.Namespace) -> int:
     from bonemet_auto.schema import write_failures
 
     started, clock_s = datetime.now(timezone.utc), time.perf_counter()
-    of_all_parts = find_scans(source, _private_file(options.output))
-    scans = _own_part(of_all_parts, options.num_parts, options.part_id)
-    scans = _claim_output(options, scans)
+    of_all_parts = find_scans(source, private_file(options.output))
+    scans = own_part(of_all_parts, options.num_parts, options.part_id)
+    scans = claim_output(options, scans)
+    masks = masks_of(options, scans)
     device = pick_device(options.device)
     ensemble = open_model(_model_folder(options), device, options.folds)
     logger.info(
         "predicting %d cases with %d fold(s) on %s", len(scans), len(ensemble.models), device
     )
-    failed = _run(options, scans, ensemble, device)
+    failed = _run(options, scans, masks, ensemble, device)
     write_cohort_tables(options.output)
     part = "" if options.num_parts == 1 else f"_part{options.part_id}of{options.num_parts}"
     write_failures(options.output / f"failed_cases{part}.json", failed)
@@ -181,77 +195,50 @@ def _model_folder(options: argparse.Namespace) -> Path:
     return results_folder(root, find_dataset(root, options.dataset), options.plan_name)
 
 
-def _private_file(output: Path) -> Path:
-    """Beside the results, which may be handed on: it says who the pseudonyms are."""
-    return output.resolve().with_name(f"{output.resolve().name}_private.json")
-
-
-def _own_part(scans: "Mapping[str, Scan]", parts: int, part: int) -> "dict[str, Scan]":
-    """Every `parts`-th case, from number `part` on."""
-    if parts < 1 or part not in range(parts):
-        raise UsageError(
-            f"-num_parts {parts} -part_id {part}: give N parts, N >= 1, and K from 0 to N - 1."
-        )
-    return dict(list(scans.items())[part::parts])
-
-
-def _claim_output(options: argparse.Namespace, scans: "Mapping[str, Scan]") -> "dict[str, Scan]":
-    """The cases to do, once it is sure that no earlier result is lost against the user's will."""
-    from bonemet_auto.inference.export import is_run_file
-
-    out, source = options.output.resolve(), options.input.resolve()
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"-o {options.output} is a file; give a folder.")
-    if source.is_dir() and out.is_relative_to(source):
-        raise UsageError(
-            f"-o {options.output} lies in the input folder {options.input}, where results would be "
-            "taken for scans. Give another folder."
-        )
-    reserved = [case for case in scans if is_run_file(out / f"{case}.json")]
-    if reserved:
-        raise UsageError(f"case '{reserved[0]}' has the name of a file that we write; rename it.")
-    done = [case for case in scans if (out / f"{case}.json").is_file()]
-    if options.go_on:
-        return {case: scan for case, scan in scans.items() if case not in done}
-    # Other parts write into the same folder at the same time: only own cases count then.
-    taken = bool(done) if options.num_parts > 1 else out.is_dir() and any(out.iterdir())
-    if taken and not options.overwrite:
-        raise UsageError(
-            f"-o {options.output} is not empty. Give another folder, --continue to skip the cases "
-            "that are done, or --overwrite."
-        )
-    return dict(scans)
-
-
 def _run(
     options: argparse.Namespace,
     scans: "Mapping[str, Scan]",
+    masks: Mapping[str, Path],
     ensemble: "Ensemble",
     device: "torch.device",
 ) -> "list[FailedCase]":
     """Predict and write case by case; return the cases that failed."""
     from tqdm import tqdm
 
-    from bonemet_auto.inference.export import write_case
+    from bonemet_auto.inference.drawn import DrawnCase, describe_cases
+    from bonemet_auto.inference.export import write_case, write_drawn_case
     from bonemet_auto.inference.fuse import outline_of
-    from bonemet_auto.inference.predict import predict_cases
+    from bonemet_auto.inference.predict import Prediction, predict_cases
     from bonemet_auto.schema import FailedCase
 
-    point = ensemble.operating_point
+    point, models, plan = ensemble.operating_point, ensemble.models, ensemble.plan
     if options.threshold is not None:
         point = point.model_copy(update={"score_threshold": options.threshold})
+    outcomes: Iterator[Prediction | DrawnCase | FailedCase]
+    if options.lesions:
+        outcomes = describe_cases(scans, masks, models, plan, device)
+    else:
+        outcomes = predict_cases(scans, models, plan, device, outline_of(point))
     failed = []
-    outline = outline_of(ensemble.operating_point)
-    outcomes = predict_cases(scans, ensemble.models, ensemble.plan, device, outline)
     for outcome in tqdm(outcomes, "Predicting", len(scans), unit="case", disable=None):
         if isinstance(outcome, FailedCase):
             logger.error("case %s failed: %s", outcome.case, outcome.reason)
             failed.append(outcome)
-            continue
-        for warning in outcome.result.warnings:
-            logger.warning("warning: %s: %s", outcome.case, warning)
-        write_case(options.output, outcome.case, outcome.geometry, outcome.result, point)
+        elif isinstance(outcome, DrawnCase):
+            _say(outcome.case, outcome.warnings)
+            write_drawn_case(
+                options.output, outcome.case, outcome.geometry, outcome.lesions,
+                outcome.warnings, point,
+            )  # fmt: skip
+        else:
+            _say(outcome.case, outcome.result.warnings)
+            write_case(options.output, outcome.case, outcome.geometry, outcome.result, point)
     return failed
+
+
+def _say(case: str, warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        logger.warning("warning: %s: %s", case, warning)
 
 
 def _write_report(

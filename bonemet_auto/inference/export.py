@@ -3,8 +3,9 @@
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,37 @@ def write_case(
     return reported.record
 
 
+def write_drawn_case(
+    out: Path,
+    case: str,
+    geometry: Geometry,
+    lesions: Mapping[int, Lesion],
+    warnings: Sequence[str],
+    point: OperatingPoint,
+) -> CasePrediction:
+    """Write a case whose lesions a person drew, under their own ids; there are no candidates.
+
+    Args:
+        out: output folder.
+        case: case id.
+        geometry: the scan's grid.
+        lesions: by id; all of them count.
+        warnings: reasons to distrust the estimates.
+        point: how patients are estimated.
+    """
+    record = CasePrediction(
+        case=case,
+        lesions=_records(tuple(lesions.values()), lesions, geometry),
+        patient=estimate_patient(tuple(lesions.values()), point),
+        score_threshold=point.score_threshold,
+        warnings=tuple(warnings),
+    )
+    (out / f"{case}.json").unlink(missing_ok=True)
+    write_volume(out / f"{case}.nii.gz", Share(tuple(lesions.values()), record).drawn(geometry))
+    write_json(out / f"{case}.json", record)
+    return record
+
+
 @dataclass(frozen=True)
 class Share:
     """Lesions of a case that are reported together, and what is said of them.
@@ -81,12 +113,12 @@ def split_case(
     candidates = tuple(item for item in ranked if not counts(item, point))
     reported = CasePrediction(
         case=case,
-        lesions=_records(lesions, 1, geometry),
+        lesions=_records(lesions, count(1), geometry),
         patient=estimate_patient(lesions, point),
         score_threshold=point.score_threshold,
         warnings=tuple(result.warnings),
     )
-    numbered_on = _records(candidates, len(lesions) + 1, geometry)
+    numbered_on = _records(candidates, count(len(lesions) + 1), geometry)
     below = reported.model_copy(update={"lesions": numbered_on, "patient": None})
     return Share(lesions, reported), Share(candidates, below)
 
@@ -153,7 +185,7 @@ def is_run_file(path: Path) -> bool:
 
 
 def _records(
-    lesions: Sequence[Lesion], first_id: int, geometry: Geometry
+    lesions: Sequence[Lesion], ids: Iterable[int], geometry: Geometry
 ) -> tuple[LesionRecord, ...]:
     return tuple(
         LesionRecord(
@@ -167,7 +199,7 @@ def _records(
             centroid_lps_mm=lesion.centroid_lps_mm,
             corners_lps_mm=tuple(map(tuple, geometry.box_corners_lps(lesion.box).tolist())),
         )
-        for number, lesion in enumerate(lesions, start=first_id)
+        for number, lesion in zip(ids, lesions, strict=False)
     )
 
 

@@ -36,7 +36,7 @@ class Lesion:
     Attributes:
         score: detection probability.
         p_lung: probability of a lung-cancer metastasis.
-        mask_quality: estimated Dice of the mask, if there is a lesion.
+        mask_quality: estimated Dice of the mask, if there is a lesion; None for a drawn one.
         mean_hu: mean over the mask.
         mask: (z, y, x) bool crop, tight around the lesion.
         start: first voxel of the crop in the scan.
@@ -46,7 +46,7 @@ class Lesion:
 
     score: float
     p_lung: float
-    mask_quality: float
+    mask_quality: float | None
     mean_hu: float
     mask: BoolArray
     start: Index
@@ -101,7 +101,9 @@ def place_lesions(
         for j in range(i + 1, len(claims)):
             _settle(winner, claims[j], left[i], left[j])
     lesions = [
-        _measure(candidate, claim.start, mask, volume)
+        measure(
+            mask, claim.start, volume, candidate.score, candidate.p_lung, candidate.mask_quality
+        )
         for candidate, claim, mask in zip(ranked, claims, left, strict=True)
         if mask.sum() > LEAST_SHARE_KEPT * claim.mask.sum()
     ]
@@ -143,7 +145,24 @@ def _settle(first: _Claim, second: _Claim, first_left: BoolArray, second_left: B
     first_left[here] &= ~(both & ~first_wins)
 
 
-def _measure(candidate: Candidate, start: Index, mask: BoolArray, volume: Volume) -> Lesion:
+def measure(
+    mask: BoolArray,
+    start: Index,
+    volume: Volume,
+    score: float,
+    p_lung: float,
+    mask_quality: float | None,
+) -> Lesion:
+    """A lesion of a scan, with its crop tight around the mask.
+
+    Args:
+        mask: (z, y, x) bool crop with a voxel at least.
+        start: first voxel of the crop in the scan.
+        volume: the scan, HU.
+        score: of detection.
+        p_lung: probability of a lung-cancer metastasis.
+        mask_quality: estimated Dice of the mask.
+    """
     geometry = volume.geometry
     voxels = np.argwhere(mask)
     low, high = voxels.min(axis=0), voxels.max(axis=0) + 1
@@ -151,9 +170,9 @@ def _measure(candidate: Candidate, start: Index, mask: BoolArray, volume: Volume
     first = (low + np.asarray(start)).tolist()
     hu = volume.array[_slices(start, mask.shape)][mask]
     return Lesion(
-        score=min(max(candidate.score, 0.0), 1.0),
-        p_lung=candidate.p_lung,
-        mask_quality=candidate.mask_quality,
+        score=min(max(score, 0.0), 1.0),
+        p_lung=p_lung,
+        mask_quality=mask_quality,
         mean_hu=float(hu.mean()),
         mask=mask[_slices(low, high - low)].copy(),
         start=(first[0], first[1], first[2]),

@@ -39,7 +39,7 @@ from bonemet_auto.schema import FailedCase
 MAX_LESIONS = 24
 MIN_SCORE = 0.02
 MIN_LEFTOVER_MM3 = 20.0
-_CPU_BATCH = 2
+CPU_BATCH = 2
 _SPACING_RATIO = 2.5
 _NARROWEST_HU = 150
 
@@ -118,7 +118,7 @@ def find_lesions(
         model.eval()
     stored = to_plan_grid(volume.array, volume.geometry.spacing_mm, plan.spacing_mm)
     bone = bone_mask(stored.hu, stored.spacing_mm)
-    warnings = list(_doubts(volume, plan, bool(bone.any())))
+    warnings = list(doubts(volume, plan, bool(bone.any())))
     wanted = (
         dilate_bone(bone, stored.spacing_mm) if plan.inference.skip_windows_without_bone else None
     )
@@ -126,7 +126,7 @@ def find_lesions(
     shape = (hu.shape[0], hu.shape[1], hu.shape[2])
     tiling = lay_tiles(shape, plan.patch_size, plan.inference.overlap, wanted)
     to_input = partial(normalise, window_hu=plan.window_hu, mean_hu=plan.mean_hu, sd_hu=plan.sd_hu)
-    batch_size = _CPU_BATCH if device.type == "cpu" else plan.batch_size
+    batch_size = CPU_BATCH if device.type == "cpu" else plan.batch_size
     mirrors = mirrors_of(plan.inference.mirror_axes)
 
     dense, raw = run_windows(hu, tiling, models, to_input, mirrors, batch_size, device)
@@ -156,7 +156,7 @@ def _predict_case(
         result = draw_lesions(evidence, volume, outline)
         return Prediction(case, volume.geometry, evidence, result)
     except Exception as error:
-        return _failure(case, error)
+        return failure(case, error)
 
 
 def consolidate(raw: Boxes, tiling: Tiling, runs: int, components: IntArray) -> Clusters:
@@ -212,7 +212,7 @@ def outline_candidates(
     ]
 
 
-def _doubts(volume: Volume, plan: Plan, has_bone: bool) -> Iterator[str]:
+def doubts(volume: Volume, plan: Plan, has_bone: bool) -> Iterator[str]:
     """Reasons to distrust a result, in words for the person who reads it."""
     if not has_bone:
         yield "no bone in view: the whole scan was searched, and nothing found there is likely real"
@@ -234,7 +234,8 @@ def _mm(spacing_mm: Triple) -> str:
     return " x ".join(f"{edge:.3g}" for edge in spacing_mm)
 
 
-def _failure(case: str, error: Exception) -> FailedCase:
+def failure(case: str, error: Exception) -> FailedCase:
+    """What is told of a case that raised an error."""
     if isinstance(error, BonemetError):
         return FailedCase(case=case, reason=str(error), fix="Mend what the reason names.")
     _log.debug("case %s failed", case, exc_info=error)
