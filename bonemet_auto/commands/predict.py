@@ -22,6 +22,7 @@ from bonemet_auto.commands.prediction_input import (
     masks_of,
     own_part,
     private_file,
+    require_series,
 )
 from bonemet_auto.errors import UsageError
 from bonemet_auto.files import data_root, find_dataset, results_folder
@@ -29,11 +30,15 @@ from bonemet_auto.files import data_root, find_dataset, results_folder
 if TYPE_CHECKING:
     import torch
 
+    from bonemet_auto.inference.drawn import DrawnCase
     from bonemet_auto.inference.load import Ensemble
+    from bonemet_auto.inference.predict import Prediction
     from bonemet_auto.scans import Scan
-    from bonemet_auto.schema import FailedCase
+    from bonemet_auto.schema import FailedCase, OperatingPoint
 
 logger = logging.getLogger(__name__)
+
+FORMATS = ("dicom", "seg.nrrd", "itk-snap", "bids")
 
 _REPORTED_PACKAGES = ("torch", "numpy", "scipy", "SimpleITK")
 
@@ -88,6 +93,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--report", action="store_true", help="also write report.html, with pictures of every case"
+    )
+    parser.add_argument(
+        "--formats",
+        nargs="+",
+        choices=FORMATS,
+        default=[],
+        metavar="FORMAT",
+        help=f"also write {', '.join(FORMATS)}",
     )
     add_cluster(parser)
     rerun = parser.add_mutually_exclusive_group()
@@ -157,6 +170,7 @@ def _predict_source(source: Path, options: argparse.Namespace) -> int:
     started, clock_s = datetime.now(timezone.utc), time.perf_counter()
     of_all_parts = find_scans(source, private_file(options.output))
     scans = own_part(of_all_parts, options.num_parts, options.part_id)
+    require_series(options, of_all_parts)
     scans = claim_output(options, scans)
     masks = masks_of(options, scans)
     device = pick_device(options.device)
@@ -205,10 +219,9 @@ def _run(
     """Predict and write case by case; return the cases that failed."""
     from tqdm import tqdm
 
-    from bonemet_auto.inference.drawn import DrawnCase, describe_cases
-    from bonemet_auto.inference.export import write_case, write_drawn_case
+    from bonemet_auto.inference.drawn import describe_cases
     from bonemet_auto.inference.fuse import outline_of
-    from bonemet_auto.inference.predict import Prediction, predict_cases
+    from bonemet_auto.inference.predict import predict_cases
     from bonemet_auto.schema import FailedCase
 
     point, models, plan = ensemble.operating_point, ensemble.models, ensemble.plan
@@ -221,24 +234,39 @@ def _run(
         outcomes = predict_cases(scans, models, plan, device, outline_of(point))
     failed = []
     for outcome in tqdm(outcomes, "Predicting", len(scans), unit="case", disable=None):
-        if isinstance(outcome, FailedCase):
+        if not isinstance(outcome, FailedCase):
+            outcome = _write(outcome, options, scans[outcome.case], point)
+        if outcome is not None:
             logger.error("case %s failed: %s", outcome.case, outcome.reason)
             failed.append(outcome)
-        elif isinstance(outcome, DrawnCase):
-            _say(outcome.case, outcome.warnings)
-            write_drawn_case(
-                options.output, outcome.case, outcome.geometry, outcome.lesions,
-                outcome.warnings, point,
-            )  # fmt: skip
-        else:
-            _say(outcome.case, outcome.result.warnings)
-            write_case(options.output, outcome.case, outcome.geometry, outcome.result, point)
     return failed
 
 
-def _say(case: str, warnings: Sequence[str]) -> None:
+def _write(
+    found: "Prediction | DrawnCase",
+    options: argparse.Namespace,
+    scan: "Scan",
+    point: "OperatingPoint",
+) -> "FailedCase | None":
+    """Write a case in all formats; what failed, if another format than ours did."""
+    from bonemet_auto.formats.write import write_formats
+    from bonemet_auto.inference.drawn import DrawnCase
+    from bonemet_auto.inference.export import write_case, write_drawn_case
+    from bonemet_auto.inference.predict import failure
+
+    out, case, geometry = options.output, found.case, found.geometry
+    warnings = found.warnings if isinstance(found, DrawnCase) else found.result.warnings
     for warning in warnings:
         logger.warning("warning: %s: %s", case, warning)
+    if isinstance(found, DrawnCase):
+        record = write_drawn_case(out, case, geometry, found.lesions, warnings, point)
+    else:
+        record = write_case(out, case, geometry, found.result, point)
+    try:
+        write_formats(out, scan, record, options.formats)
+    except Exception as error:
+        return failure(case, error)
+    return None
 
 
 def _write_report(

@@ -53,6 +53,15 @@ def claim_output(options: argparse.Namespace, scans: "Mapping[str, Scan]") -> "d
     return dict(scans)
 
 
+def require_series(options: argparse.Namespace, scans: "Mapping[str, Scan]") -> None:
+    """Refuse to write DICOM where none is read."""
+    if "dicom" in options.formats and all(isinstance(scan, Path) for scan in scans.values()):
+        raise UsageError(
+            "--formats dicom writes on the slices of a DICOM series, and no scan is one. Give the "
+            "DICOM folder as -i, or another format."
+        )
+
+
 def masks_of(options: argparse.Namespace, scans: "Mapping[str, Scan]") -> dict[str, Path]:
     """Drawn lesions of every scan, none without `--lesions`.
 
