@@ -8,6 +8,7 @@ from bonemet_auto.geometry import Triple
 from bonemet_auto.images import HU_RANGE, Volume
 from bonemet_auto.raw_dataset import RawCase, patient_label
 from bonemet_auto.schema import CaseFingerprint, CaseLabels, DatasetInfo, LesionFingerprint
+from bonemet_auto.upright import upright
 
 BIN_HU = 16
 HISTOGRAM_EDGES_HU = np.arange(HU_RANGE[0], HU_RANGE[1] + BIN_HU, BIN_HU)
@@ -46,7 +47,12 @@ def fingerprint_case(
     info: DatasetInfo,
     input_hash: str,
 ) -> CaseFingerprint:
-    """Measure a case without faults: both volumes on one grid, a class for every id."""
+    """Measure a case without faults: both volumes on one grid, a class for every id.
+
+    Shape and spacing are those of the upright scan, the orientation is the file's.
+    """
+    orientation = image.geometry.orientation
+    image, label = upright(image), upright(label)
     spacing_mm = image.geometry.spacing_mm
     bone = bone_mask(image.array, spacing_mm)
     lesions = tuple(
@@ -60,7 +66,7 @@ def fingerprint_case(
         input_hash=input_hash,
         shape=image.geometry.shape,
         spacing_mm=spacing_mm,
-        orientation=image.geometry.orientation,
+        orientation=orientation,
         lesions=lesions,
         patient_label=patient_label(labels, info.positive_class),
         body_histogram=_histogram(image.array[image.array > BODY_THRESHOLD_HU]),

@@ -38,6 +38,7 @@ from bonemet_auto.schema import (
     StoredLesion,
 )
 from bonemet_auto.store import open_case, read_meta, write_case, write_checksums
+from bonemet_auto.upright import upright
 
 BYTES_PER_VOXEL, BYTES_PER_STORED_VOXEL = 8, 14
 """Of a process at work, for the scan's own grid and for the planned one.
@@ -274,7 +275,8 @@ def _run(job: _Job) -> FailedCase | None:
 
 
 def _store(job: _Job) -> None:
-    label, labels = read_instances(job.case.label), read_case_labels(job.case.labels_json)
+    label = upright(read_instances(job.case.label))
+    labels = read_case_labels(job.case.labels_json)
     planned, geometry = _planned_scan(job, _lesion_box(label.array))
     instances = resample_instances(label.array, planned.grid)
     meta = StoredCase(
@@ -295,7 +297,7 @@ def _store(job: _Job) -> None:
 
 def _planned_scan(job: _Job, keep: Crop | None) -> tuple[PlanGrid, Geometry]:
     """The scan on the planned grid, and its own; its voxels are let go before more is made."""
-    scan = read_hu(job.case.image)
+    scan = upright(read_hu(job.case.image))
     planned = to_plan_grid(scan.array, scan.geometry.spacing_mm, job.spacing_mm, keep)
     return planned, scan.geometry
 

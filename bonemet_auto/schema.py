@@ -185,6 +185,8 @@ class StoredLesion(Ours):
 class StoredCase(Ours):
     """`cases/CASE.json` beside the case's arrays: how the stored grid lies in the original one.
 
+    `original` is the grid of the scan once it stands upright.
+
     `sha256` holds the checksums of the arrays' files by name.
     """
 

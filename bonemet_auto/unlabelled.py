@@ -15,6 +15,7 @@ from bonemet_auto.plan_schema import Plan
 from bonemet_auto.preprocess import bone_samples, to_plan_grid
 from bonemet_auto.schema import FailedCase, GeometryRecord, StoredCase
 from bonemet_auto.store import open_case, write_case
+from bonemet_auto.upright import upright
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def _store(case: str, path: Path, plan: Plan, folder: Path) -> str | None:
         input_hash = hashlib.sha256(parts.encode()).hexdigest()
         if _is_stored(case, input_hash, folder):
             return None
-        scan = read_hu(path)
+        scan = upright(read_hu(path))
         planned = to_plan_grid(scan.array, scan.geometry.spacing_mm, plan.spacing_mm)
     except (BonemetError, OSError) as error:
         return str(error)

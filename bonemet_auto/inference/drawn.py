@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from bonemet_auto.errors import DataError
 from bonemet_auto.fingerprint import bone_mask
-from bonemet_auto.geometry import Geometry
+from bonemet_auto.geometry import Geometry, Index
 from bonemet_auto.images import Volume, read_instances
 from bonemet_auto.inference.describe import describe_lesions
 from bonemet_auto.inference.place import Lesion, measure
@@ -23,6 +23,7 @@ from bonemet_auto.plan_schema import Plan
 from bonemet_auto.preprocess import normalise, to_plan_grid
 from bonemet_auto.scans import Scan, read_scan
 from bonemet_auto.schema import FailedCase
+from bonemet_auto.upright import turn_of, upright
 
 DRAWN_SCORE = 1.0
 """A person says that there is a lesion; the network is not asked."""
@@ -98,13 +99,16 @@ def describe_drawn(
         plan: the plan that they were trained with.
         device: where to run.
     """
-    places = {number: place for number, place in enumerate(ndimage.find_objects(drawn), 1) if place}
+    scan, lesions = upright(volume), turn_of(volume.geometry).apply(drawn)
+    places = {
+        number: place for number, place in enumerate(ndimage.find_objects(lesions), 1) if place
+    }
     if not places:
         return {}
     ends = np.array([[[edge.start, edge.stop] for edge in place] for place in places.values()])
     low, high = ends[..., 0].min(axis=0), ends[..., 1].max(axis=0)
     keep = (tuple(low.tolist()), tuple((high - low).tolist()))
-    stored = to_plan_grid(volume.array, volume.geometry.spacing_mm, plan.spacing_mm, keep)
+    stored = to_plan_grid(scan.array, scan.geometry.spacing_mm, plan.spacing_mm, keep)
     boxes = stored.grid.to_stored(np.concatenate([ends[..., 0], ends[..., 1]], axis=1))
     described = describe_lesions(
         pad_to_patch(stored.hu, plan.patch_size),
@@ -115,14 +119,20 @@ def describe_drawn(
         CPU_BATCH if device.type == "cpu" else plan.batch_size,
         device,
     )
+    own_places = ndimage.find_objects(drawn)
     return {
         number: measure(
-            drawn[place] == number,
-            (place[0].start, place[1].start, place[2].start),
+            drawn[own_places[number - 1]] == number,
+            _first_voxel(own_places[number - 1]),
             volume,
             DRAWN_SCORE,
             description.p_lung,
             None,
         )
-        for (number, place), description in zip(places.items(), described, strict=True)
+        for number, description in zip(places, described, strict=True)
     }
+
+
+def _first_voxel(place: tuple[slice, ...]) -> Index:
+    z, y, x = (edge.start for edge in place)
+    return (z, y, x)

@@ -26,7 +26,7 @@ class Evidence:
 
     Attributes:
         candidates: what may be a lesion, on the planned grid.
-        grid: how the planned grid lies in the scan.
+        grid: how the planned grid lies in the upright scan.
         warnings: reasons to distrust it.
     """
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from bonemet_auto.inference.fuse import (
 )
 from bonemet_auto.resample import GridMap, resample_probability
 from bonemet_auto.schema import Box
+from bonemet_auto.upright import Turn
 
 RIM_CLAIM = 0.5
 """In the rim of its box a lesion claims voxels with half the force: they may be a neighbour's."""
@@ -179,6 +180,12 @@ def measure(
         volume_mm3=len(voxels) * geometry.voxel_volume_mm3,
         centroid_lps_mm=(centroid[0], centroid[1], centroid[2]),
     )
+
+
+def turned_back(lesion: Lesion, turn: Turn) -> Lesion:
+    """A lesion of the upright scan, on the axes of its file."""
+    mask, start = turn.back(lesion.mask, lesion.start)
+    return replace(lesion, mask=mask, start=start)
 
 
 def _slices(start: npt.ArrayLike, size: npt.ArrayLike) -> tuple[slice, ...]:

@@ -27,7 +27,7 @@ from bonemet_auto.inference.fuse import (
     leftover_components,
 )
 from bonemet_auto.inference.merge import Boxes, Clusters, unite_cut_boxes, weighted_clusters
-from bonemet_auto.inference.place import Lesion, place_lesions
+from bonemet_auto.inference.place import Lesion, place_lesions, turned_back
 from bonemet_auto.inference.tiles import Tiling, dilate_bone, lay_tiles, pad_to_patch
 from bonemet_auto.model.boxes import clip_boxes
 from bonemet_auto.model.mask_rcnn import MaskRCNN
@@ -35,6 +35,7 @@ from bonemet_auto.plan_schema import Plan
 from bonemet_auto.preprocess import normalise, to_plan_grid
 from bonemet_auto.scans import Scan, read_scan
 from bonemet_auto.schema import FailedCase
+from bonemet_auto.upright import turn_of, upright
 
 MAX_LESIONS = 24
 MIN_SCORE = 0.02
@@ -99,8 +100,9 @@ def draw_lesions(
     evidence: Evidence, volume: Volume, outline: Outline = USUAL_OUTLINE
 ) -> CaseResult:
     """Outline what was found in a scan, on its own grid."""
-    lesions = place_lesions(evidence.candidates, evidence.grid, volume, outline)
-    return CaseResult(lesions, list(evidence.warnings))
+    turn = turn_of(volume.geometry)
+    lesions = place_lesions(evidence.candidates, evidence.grid, upright(volume), outline)
+    return CaseResult([turned_back(lesion, turn) for lesion in lesions], list(evidence.warnings))
 
 
 def find_lesions(
@@ -116,6 +118,7 @@ def find_lesions(
     """
     for model in models:
         model.eval()
+    volume = upright(volume)
     stored = to_plan_grid(volume.array, volume.geometry.spacing_mm, plan.spacing_mm)
     bone = bone_mask(stored.hu, stored.spacing_mm)
     warnings = list(doubts(volume, plan, bool(bone.any())))
