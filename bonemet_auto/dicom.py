@@ -43,6 +43,7 @@ _ELEMENT_HEADER_BYTES = {
 """Transfer syntaxes in which pixels lie as they are, and the bytes before them."""
 
 _SAME_ORIENTATION = 1e-3
+_RIGHT_ANGLE = 1e-2
 _SAME_PLACE_MM = 1e-3
 _NEEDED = [
     *("Rows", "Columns", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"),
@@ -146,22 +147,37 @@ def read_pixels(series: Series) -> npt.NDArray[Any]:
 
 
 def _slices(paths: Iterable[Path]) -> Iterator[_Slice]:
+    """Files that say which series they belong to; others, and unreadable ones, are passed over."""
     for path in paths:
+        found = _read_slice(path)
+        if found is None:
+            continue
+        if _text(found.header, "StudyInstanceUID") and _text(found.header, "SeriesInstanceUID"):
+            yield found
+
+
+def _read_slice(path: Path) -> _Slice | None:
+    try:
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             start = file.read(_PREAMBLE_BYTES + len(_MAGIC))
             if start[_PREAMBLE_BYTES:] != _MAGIC:
-                continue
+                return None
             file.seek(0)
-            try:
-                header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
-                left = path.stat().st_size - file.tell()
-                piece = _Slice(path, header, left < _pixel_bytes(header))
-            except (InvalidDicomError, OSError, EOFError, ValueError, TypeError, LookupError):
-                _log.debug("a DICOM file without a readable header is passed over")
-                continue
-        if _text(header, "StudyInstanceUID") and _text(header, "SeriesInstanceUID"):
-            yield piece
+            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
+            left = path.stat().st_size - file.tell()
+            return _Slice(path, header, left < _pixel_bytes(header))
+    except (
+        InvalidDicomError,
+        OSError,
+        EOFError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+    ):
+        _log.debug("a file without a readable DICOM header is passed over")
+        return None
 
 
 def _pixel_bytes(header: Dataset) -> int:
@@ -188,21 +204,25 @@ def _choose(series: list[Series]) -> Study:
 
 def _assemble(slices: list[_Slice]) -> Series:
     slices = list({_text(item.header, "SOPInstanceUID"): item for item in slices}.values())
+    geometry = None
+    try:
+        fault = _fault_of_headers(slices)
+        if fault is None:
+            normal = _normal(slices[0].header)
+            slices.sort(key=lambda item: float(_position(item.header) @ normal))
+            fault = _fault_of_positions(slices)
+        if fault is None:
+            geometry = _geometry(slices)
+    except (ValueError, TypeError, LookupError, AttributeError):
+        fault = "slices have headers that make no sense. Export the original series again."
     first = slices[0].header
-    files, geometry, fault = tuple(item.path for item in slices), None, _fault_of_headers(slices)
-    if fault is None:
-        normal = _normal(first)
-        slices.sort(key=lambda item: float(_position(item.header) @ normal))
-        files = tuple(item.path for item in slices)
-        fault = _fault_of_positions(slices)
-    if fault is None:
-        geometry = _geometry(slices)
+    number = _text(first, "SeriesNumber")
     return Series(
         study_uid=_text(first, "StudyInstanceUID"),
         series_uid=_text(first, "SeriesInstanceUID"),
         patient_id=_text(first, "PatientID"),
-        number=int(first.get("SeriesNumber") or 0),
-        files=files,
+        number=int(number) if number.isdecimal() else 0,
+        files=tuple(item.path for item in slices),
         geometry=geometry,
         fault=fault,
     )
@@ -226,10 +246,19 @@ def _fault_of_headers(slices: list[_Slice]) -> str | None:
     missing = [name for name in _NEEDED if any(header.get(name) is None for header in headers)]
     if missing:
         return f"slices lack {', '.join(missing)}. Export the original series again."
+    if not all(_is_placed(header) for header in headers):
+        return "slices have an impossible orientation or pixel spacing. Export the series again."
     cut_off = sum(item.truncated for item in slices)
     if cut_off:
         return f"{cut_off} of {len(slices)} slices are truncated. Copy or export them again."
     return _fault_of_differences(headers)
+
+
+def _is_placed(header: Dataset) -> bool:
+    """Whether the axes of a slice are unit vectors at right angles, and its pixels have a size."""
+    axes = np.reshape(_numbers(header, ("ImageOrientationPatient",)), (2, 3))
+    right = np.abs(axes @ axes.T - np.eye(2)).max() < _RIGHT_ANGLE
+    return bool(right and (_numbers(header, ("PixelSpacing",)) > 0).all())
 
 
 def _fault_of_differences(headers: list[Dataset]) -> str | None:

@@ -139,6 +139,15 @@ FAULTS = {
     "colour": (all_changed(SamplesPerPixel=3), "colour"),
     "no rescale": (changed(RescaleSlope=None), "lack RescaleSlope"),
     "no position": (changed(ImagePositionPatient=None), "lack ImagePositionPatient"),
+    "no area": (all_changed(PixelSpacing=["0", "0.7"]), "impossible orientation or pixel spacing"),
+    "no direction": (
+        all_changed(ImageOrientationPatient=["0"] * 6),
+        "impossible orientation or pixel spacing",
+    ),
+    "axes that are none": (
+        all_changed(ImageOrientationPatient=["1", "0", "0"]),
+        "headers that make no sense",
+    ),
     "other size": (changed(Rows=5), "several sizes"),
     "other spacing": (changed(PixelSpacing=["0.9", "0.9"]), "several pixel spacings"),
     "other orientation": (
@@ -197,6 +206,20 @@ def test_a_study_of_nothing_sound_keeps_the_reason_of_its_largest_series(tmp_pat
     write_series(tmp_path, scan(shape=(2, 6, 9)), seed=5, series="1.5", Modality="MR")
     (study,) = find_studies(tmp_path)
     assert "missing" in study.series.fault
+
+
+def test_a_file_that_may_not_be_read_is_passed_over(tmp_path, monkeypatch):
+    write_series(tmp_path, scan())
+    victim = sorted(tmp_path.iterdir())[0]
+    plain_open = type(victim).open
+
+    def guarded(path, *given):
+        if path == victim:
+            raise PermissionError(f"{path}: not yours")
+        return plain_open(path, *given)
+
+    monkeypatch.setattr(type(victim), "open", guarded)
+    assert len(only_series(tmp_path).files) == SHAPE[0] - 1
 
 
 def test_other_files_are_passed_over(tmp_path):
