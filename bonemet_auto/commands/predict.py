@@ -95,6 +95,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--report", action="store_true", help="also write report.html, with pictures of every case"
     )
     parser.add_argument(
+        "--viewer",
+        action="store_true",
+        help="also write report.html, and for every case a page that shows its lesions in 3D",
+    )
+    parser.add_argument(
         "--formats",
         nargs="+",
         choices=FORMATS,
@@ -192,7 +197,11 @@ def _predict_source(source: Path, options: argparse.Namespace) -> int:
         (len(scans) - len(failed), len(failed)),
         has_studies=any(not isinstance(scan, Path) for scan in of_all_parts.values()),
     )
-    if options.report:
+    if options.viewer:
+        from bonemet_auto.report.viewer import write_viewer
+
+        write_viewer(options.output, of_all_parts)
+    if options.report or options.viewer:
         from bonemet_auto.report.html import write_report
 
         logger.info(

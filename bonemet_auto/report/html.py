@@ -26,6 +26,7 @@ from bonemet_auto.report.cases import (
     predicted_sections,
 )
 from bonemet_auto.report.pictures import Line, View, grey_png
+from bonemet_auto.report.viewer import page_of
 from bonemet_auto.scans import Scan
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ def write_report(
         cases=sections,
         pictured=_illustrate(sections, pred, ref, images),
         max_pictured=MAX_PICTURED_CASES,
+        viewers={item.case for item in sections if page_of(out, item.case).is_file()},
         evaluation=evaluation,
         paper_rows=_paper_rows(evaluation.figures) if evaluation else [],
         other_figures=_other_figures(evaluation.figures) if evaluation else {},
