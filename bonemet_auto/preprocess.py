@@ -47,7 +47,7 @@ A scan of 300x512x512 voxels took two thirds of it (int16; other types take more
 """
 BONE_SAMPLES = 512
 FAINT_VOXELS = 4
-_CODE_VERSION = 2
+CODE_VERSION = 3
 """Part of every case's hash: raise it when the same input gives other stored values."""
 _COARSE_MM = 4.0
 _SMALLEST_BODY_PART = 0.02
@@ -97,7 +97,7 @@ class _Job:
     @property
     def input_hash(self) -> str:
         """Changes whenever the stored arrays would."""
-        parts = f"{self.fingerprint.input_hash} {self.spacing_mm} {_CODE_VERSION}"
+        parts = f"{self.fingerprint.input_hash} {self.spacing_mm} {CODE_VERSION}"
         return hashlib.sha256(parts.encode()).hexdigest()
 
 

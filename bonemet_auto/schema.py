@@ -161,7 +161,7 @@ class InspectionMemory(Ours):
     """
 
     format_version: Literal[1] = FORMAT_VERSION
-    rules: Literal[1] = 1
+    rules: Literal[2] = 2
     cases: tuple[InspectedCase, ...]
 
 

@@ -12,7 +12,7 @@ from bonemet_auto.errors import BonemetError, DataError
 from bonemet_auto.files import sha256_file
 from bonemet_auto.images import read_hu
 from bonemet_auto.plan_schema import Plan
-from bonemet_auto.preprocess import bone_samples, to_plan_grid
+from bonemet_auto.preprocess import CODE_VERSION, bone_samples, to_plan_grid
 from bonemet_auto.schema import FailedCase, GeometryRecord, StoredCase
 from bonemet_auto.store import open_case, write_case
 from bonemet_auto.upright import upright
@@ -47,7 +47,7 @@ def store_unlabelled(
 def _store(case: str, path: Path, plan: Plan, folder: Path) -> str | None:
     """Store one scan unless it is there; the reason if that fails."""
     try:
-        parts = f"unlabelled {sha256_file(path)} {plan.spacing_mm}"
+        parts = f"unlabelled {sha256_file(path)} {plan.spacing_mm} {CODE_VERSION}"
         input_hash = hashlib.sha256(parts.encode()).hexdigest()
         if _is_stored(case, input_hash, folder):
             return None
