@@ -303,7 +303,9 @@ def _fault_of_positions(slices: list[_Slice]) -> str | None:
         return None
     gap_mm, number = float(steps_mm[odd[0]]), int(odd[0]) + 1
     lacking = sum(max(0, round(float(steps_mm[i]) / usual_mm) - 1) for i in odd)
-    what = f"{lacking} slices are missing" if lacking else "the slices are not evenly spaced"
+    what = "the slices are not evenly spaced"
+    if lacking:
+        what = "1 slice is missing" if lacking == 1 else f"{lacking} slices are missing"
     return (
         f"{what}: {gap_mm:.2f} mm between slices {number} and {number + 1} of {len(slices)}, "
         f"{usual_mm:.2f} mm elsewhere. Export the whole series again."

@@ -5,6 +5,7 @@ neoplasm in bone; that it may be a metastasis of lung cancer is a probability, a
 in the report. Codes: SNOMED CT (SCT), UCUM, and our own scheme where there is none.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,9 @@ SCORE = CodedConcept("lesion_score", SCHEME, "Score of lesion detection")
 P_LUNG = CodedConcept("p_lung", SCHEME, "Estimated probability of lung cancer metastasis")
 CUBIC_MM = CodedConcept("mm3", "UCUM", "cubic millimeter")
 NO_UNITS = CodedConcept("1", "UCUM", "no units")
+
+# It tells which elements it copies, and of which instance.
+logging.getLogger("highdicom").setLevel(logging.WARNING)
 
 _SEG_NUMBER, _SR_NUMBER = 901, 902
 _TYPE_2 = (

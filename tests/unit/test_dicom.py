@@ -118,7 +118,7 @@ def all_changed(**values):
 
 
 FAULTS = {
-    "missing slice": (without(3), "1 slices are missing: 5.00 mm between slices 3 and 4 of 6"),
+    "missing slice": (without(3), "1 slice is missing: 5.00 mm between slices 3 and 4 of 6"),
     "missing slices": (without(2, 3), "2 slices are missing: 7.50 mm between slices 2 and 3 of 5"),
     "uneven": (
         moved(lambda z, x, y, h: (x, y, h + (0.8 if z > 3 else 0))),

@@ -1,6 +1,7 @@
 """From DICOM studies to results: the same as of the same scan in NIfTI, and nobody is named."""
 
 import json
+import re
 import shutil
 import stat
 import zipfile
@@ -43,10 +44,11 @@ def lesions_of(out):
 
 
 def everything_written(out):
+    """Names and contents, but the library of the viewer and pixels packed as text."""
     for path in out.rglob("*"):
         yield path.name.encode()
-        if path.is_file():
-            yield path.read_bytes()
+        if path.is_file() and path.name != "niivue.umd.js":
+            yield re.sub(rb"[A-Za-z0-9+/=]{200,}", b"", path.read_bytes())
 
 
 def test_a_study_gives_what_its_nifti_gives(model, tmp_path):
@@ -75,12 +77,12 @@ def test_results_and_messages_name_nobody_but_the_private_file_does(model, tmp_p
     )
     harmed = [item for z, item in enumerate(slices_of(scan(2), "1.2.3.77", "1.2.3.78")) if z != 5]
     write_slices(source / "harmed", harmed, seed=2)
-    assert run(model, source, out, "--report", "--verbose") == 3
+    assert run(model, source, out, "--viewer", "--verbose", "--formats", "dicom") == 3
     said = caplog.text + "".join(capfd.readouterr())
     for text in IDENTIFYING:
         assert text not in said.replace(str(out), "")
         assert not any(text.encode() in content for content in everything_written(out)), text
-    assert "1 slices are missing" in said and "left out: 4 slices" in said
+    assert "1 slice is missing" in said and "left out: 4 slices" in said
     private = tmp_path / "out_private.json"
     assert stat.S_IMODE(private.stat().st_mode) == 0o600
     record = read_json(private, PrivateStudies)
