@@ -6,15 +6,19 @@ and x to the left of the patient, or the nearest to it that costs no resampling;
 brought back to the file's own axes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from bonemet_auto.geometry import Geometry, Index, Triple
 from bonemet_auto.images import Volume
+from bonemet_auto.schema import Box
+
+AnyType = TypeVar("AnyType", bound=np.generic)
 
 _LPS_OF_AXES = (2, 1, 0)
 """z, y and x run along S, P and L: these numbers in LPS order."""
@@ -28,20 +32,34 @@ class Turn:
         order: axis of the file that becomes z, y and x.
         flips: whether z, y and x, once in that order, run the other way.
         shape: upright voxels (z, y, x).
+        spacing_mm: upright voxel edges (z, y, x).
     """
 
     order: Index
     flips: tuple[bool, bool, bool]
     shape: Index
+    spacing_mm: Triple
 
-    def apply(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """An array of the file, upright; the array itself where nothing is to be done."""
-        if self.order == (0, 1, 2) and not any(self.flips):
-            return array
-        axes = tuple(axis for axis, flipped in enumerate(self.flips) if flipped)
-        return np.ascontiguousarray(np.flip(array.transpose(self.order), axes))
+    def view(self, array: npt.NDArray[AnyType]) -> npt.NDArray[AnyType]:
+        """An array of the file, upright; nothing is copied."""
+        steps = tuple(slice(None, None, -1 if flipped else 1) for flipped in self.flips)
+        return array.transpose(self.order)[steps]
 
-    def back(self, crop: npt.NDArray[Any], start: Index) -> tuple[npt.NDArray[Any], Index]:
+    def apply(self, array: npt.NDArray[AnyType]) -> npt.NDArray[AnyType]:
+        """The same in memory of its own; the array itself where nothing is to be done."""
+        return np.ascontiguousarray(self.view(array))
+
+    def index(self, index: Sequence[int]) -> npt.NDArray[np.int64]:
+        """A voxel of the file, upright."""
+        moved = np.asarray(index)[list(self.order)]
+        return np.where(self.flips, np.asarray(self.shape) - 1 - moved, moved)
+
+    def box(self, box: Box) -> npt.NDArray[np.float64]:
+        """(2, 3) low and high corner of a half-open box of the file, upright."""
+        corners = np.asarray(box).reshape(2, 3)[:, self.order]
+        return np.where(self.flips, np.asarray(self.shape) - corners[::-1], corners)
+
+    def back(self, crop: npt.NDArray[AnyType], start: Index) -> tuple[npt.NDArray[AnyType], Index]:
         """A crop of an upright array, and its first voxel, as they lie in the file."""
         axes = tuple(axis for axis, flipped in enumerate(self.flips) if flipped)
         upright = [
@@ -60,9 +78,13 @@ def turn_of(geometry: Geometry) -> Turn:
     along = np.asarray(geometry.direction)[:, _LPS_OF_AXES]
     orders = list(permutations(range(3)))
     order = max(orders, key=lambda axes: sum(abs(along[axes[k], k]) for k in range(3)))
-    z, y, x = (bool(along[order[k], k] < 0) for k in range(3))
-    sizes = [geometry.shape[axis] for axis in order]
-    return Turn((order[0], order[1], order[2]), (z, y, x), (sizes[0], sizes[1], sizes[2]))
+    z, y, x = order
+    return Turn(
+        (z, y, x),
+        (bool(along[z, 0] < 0), bool(along[y, 1] < 0), bool(along[x, 2] < 0)),
+        (geometry.shape[z], geometry.shape[y], geometry.shape[x]),
+        (geometry.spacing_mm[z], geometry.spacing_mm[y], geometry.spacing_mm[x]),
+    )
 
 
 def upright(volume: Volume) -> Volume:
@@ -73,9 +95,9 @@ def upright(volume: Volume) -> Volume:
         corner[axis] = geometry.shape[axis] - 1 if flipped else 0
     signs = np.where(turn.flips, -1.0, 1.0)[:, None]
     z, y, x = (_triple(axis) for axis in np.asarray(geometry.direction)[list(turn.order)] * signs)
-    spacing_mm = _triple(np.asarray(geometry.spacing_mm)[list(turn.order)])
     origin = _triple(geometry.index_to_lps(corner))
-    return Volume(turn.apply(volume.array), Geometry(turn.shape, spacing_mm, origin, (z, y, x)))
+    grid = Geometry(turn.shape, turn.spacing_mm, origin, (z, y, x))
+    return Volume(turn.apply(volume.array), grid)
 
 
 def _triple(values: npt.NDArray[np.float64]) -> Triple:

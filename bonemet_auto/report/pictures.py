@@ -12,11 +12,11 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 from skimage.measure import find_contours
 
-from bonemet_auto.geometry import Geometry, Index, Triple
-from bonemet_auto.schema import Box, LesionRecord
+from bonemet_auto.geometry import Geometry, Index
+from bonemet_auto.schema import LesionRecord
+from bonemet_auto.upright import Turn, turn_of
 
 WINDOW_LEVEL_HU, WINDOW_WIDTH_HU = 400, 1500
 FIELD_MM = 100.0
@@ -73,45 +73,6 @@ class View:
     boxes: tuple[BoxMark, ...]
 
 
-@dataclass(frozen=True)
-class _PatientAxes:
-    """How array axes (z, y, x) become (superior, posterior, left), the nearest ones if oblique."""
-
-    order: Index
-    flipped: tuple[bool, bool, bool]
-    shape: Index
-    spacing_mm: Triple
-
-    @classmethod
-    def of(cls, geometry: Geometry) -> "_PatientAxes":
-        alignment = np.asarray(geometry.direction)[:, ::-1]  # array axis by (s, p, l)
-        axes = linear_sum_assignment(-np.abs(alignment.T))[1]
-        order = (int(axes[0]), int(axes[1]), int(axes[2]))
-        s, p, l = order  # noqa: E741  superior, posterior, left
-        return cls(
-            order,
-            (bool(alignment[s, 0] < 0), bool(alignment[p, 1] < 0), bool(alignment[l, 2] < 0)),
-            (geometry.shape[s], geometry.shape[p], geometry.shape[l]),
-            (geometry.spacing_mm[s], geometry.spacing_mm[p], geometry.spacing_mm[l]),
-        )
-
-    def turn(self, array: npt.NDArray[AnyType]) -> npt.NDArray[AnyType]:
-        """A view of the array; nothing is copied."""
-        steps = tuple(slice(None, None, -1 if flip else 1) for flip in self.flipped)
-        return array.transpose(self.order)[steps]
-
-    def turn_box(self, box: Box) -> npt.NDArray[np.float64]:
-        """(2, 3) low and high corner of a half-open box."""
-        corners = np.asarray(box).reshape(2, 3)[:, self.order]
-        mirrored = np.asarray(self.shape) - corners[::-1]
-        return np.where(self.flipped, mirrored, corners)
-
-    def turn_index(self, index: Sequence[int]) -> npt.NDArray[np.int64]:
-        """A voxel."""
-        moved = np.asarray(index)[list(self.order)]
-        return np.where(self.flipped, np.asarray(self.shape) - 1 - moved, moved)
-
-
 def centre_of(instances: InstanceMap, instance: int) -> Index:
     """The voxel of a lesion that is nearest to its centre (a ring's centre is none of it)."""
     voxels = np.argwhere(instances == instance)
@@ -138,7 +99,7 @@ def three_views(
         predicted: predicted instances.
         lesions: their records; `id` is the value in the map.
     """
-    axes = _PatientAxes.of(geometry)
+    axes = turn_of(geometry)
     views = []
     for plane in _PLANES:
         frame = _Frame.of(plane, axes, centre)
@@ -162,7 +123,7 @@ def three_views(
 class _Frame:
     """One plane's field of view: slices along the patient axes, the cut one an index."""
 
-    axes: _PatientAxes
+    axes: Turn
     cut: int
     row: int
     column: int
@@ -172,9 +133,9 @@ class _Frame:
     columns: slice
 
     @classmethod
-    def of(cls, plane: str, axes: _PatientAxes, centre: Index) -> "_Frame":
+    def of(cls, plane: str, axes: Turn, centre: Index) -> "_Frame":
         cut, row, column, downwards, _ = _PLANES[plane]
-        at = axes.turn_index(centre)
+        at = axes.index(centre)
         rows, columns = (_field(axes, axis, int(at[axis])) for axis in (row, column))
         return cls(axes, cut, row, column, downwards, int(at[cut]), rows, columns)
 
@@ -187,7 +148,7 @@ class _Frame:
         """(rows, columns) of an array (z, y, x), top row first."""
         window: list[slice | int] = [self.at] * 3
         window[self.row], window[self.column] = self.rows, self.columns
-        plane = self.axes.turn(array)[tuple(window)]
+        plane = self.axes.view(array)[tuple(window)]
         return plane if self.downwards else plane[::-1]
 
     def outlines(self, instances: InstanceMap) -> tuple[Line, ...]:
@@ -204,7 +165,7 @@ class _Frame:
 
     def mark(self, lesion: LesionRecord) -> BoxMark | None:
         """A lesion's box, or None where it does not reach into the picture."""
-        low, high = self.axes.turn_box(lesion.box_voxel_zyx)
+        low, high = self.axes.box(lesion.box_voxel_zyx)
         if not low[self.cut] <= self.at < high[self.cut]:
             return None
         top, bottom = low[self.row] - self.rows.start, high[self.row] - self.rows.start
@@ -227,7 +188,7 @@ def _length(voxels: slice) -> int:
     return int(voxels.stop - voxels.start)
 
 
-def _field(axes: _PatientAxes, axis: int, at: int) -> slice:
+def _field(axes: Turn, axis: int, at: int) -> slice:
     """At most `FIELD_MM` of an axis around a voxel, moved inwards at the scan's border."""
     size = axes.shape[axis]
     wanted = min(size, max(1, round(FIELD_MM / axes.spacing_mm[axis])))
