@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 
 from bonemet_auto.consolidation.gather import HeldOutCase
-from bonemet_auto.evaluation.bootstrap import patient_weights
+from bonemet_auto.evaluation.bootstrap import patient_weights, ratio
 from bonemet_auto.evaluation.detection import FROC_RATES, Candidates, froc_sensitivity
 from bonemet_auto.evaluation.operating_point import (
     choose_operating_point,
@@ -151,7 +151,7 @@ def choose_outline(drawn: Mapping[Outline, Sequence[HeldOutCase]]) -> Outline:
                 if lesion.score >= threshold)
             for case in cases
         ], dtype=float)  # fmt: skip
-        values[outline] = weights @ dice / references
+        values[outline] = ratio(weights @ dice, references)
     return best_beyond_noise(USUAL_OUTLINE, values)
 
 
