@@ -8,7 +8,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bonemet_auto import __version__
 from bonemet_auto.commands.cluster import Job, add_cluster, open_queue, own_arguments, submit
 from bonemet_auto.commands.common import (
     EXIT_DONE,
@@ -16,6 +15,7 @@ from bonemet_auto.commands.common import (
     add_root,
     command_parser,
     run_command,
+    share,
 )
 from bonemet_auto.commands.prediction_input import (
     claim_output,
@@ -23,7 +23,9 @@ from bonemet_auto.commands.prediction_input import (
     own_part,
     private_file,
     require_series,
+    with_inference,
 )
+from bonemet_auto.commands.run_report import write_run_report
 from bonemet_auto.errors import UsageError
 from bonemet_auto.files import data_root, find_dataset, results_folder
 
@@ -39,8 +41,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FORMATS = ("dicom", "seg.nrrd", "itk-snap", "bids")
-
-_REPORTED_PACKAGES = ("torch", "numpy", "scipy", "SimpleITK")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,7 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_root(parser)
     parser.add_argument("-device", "--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(
-        "--threshold", type=_share, metavar="T", help="score from which a lesion counts (0 to 1)"
+        "--threshold", type=share, metavar="T", help="score from which a lesion counts (0 to 1)"
+    )
+    parser.add_argument(
+        "--overlap", type=share, metavar="S", help="least share of a window that the next covers"
+    )
+    parser.add_argument(
+        "--no-mirrors", action="store_true", help="look at every window as it is only: faster"
     )
     parser.add_argument(
         "--lesions",
@@ -120,16 +126,6 @@ def _fold(text: str) -> int | str:
     if text != "all" and not text.isdecimal():
         raise argparse.ArgumentTypeError(f"'{text}' is no fold; write 0 to 4, or all")
     return text if text == "all" else int(text)
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is no number from 0 to 1")
-    return value
 
 
 def _submit(options: argparse.Namespace) -> int:
@@ -187,7 +183,7 @@ def _predict_source(source: Path, options: argparse.Namespace) -> int:
     write_cohort_tables(options.output)
     part = "" if options.num_parts == 1 else f"_part{options.part_id}of{options.num_parts}"
     write_failures(options.output / f"failed_cases{part}.json", failed)
-    _write_report(
+    write_run_report(
         options.output / f"run_report{part}.json",
         options,
         ensemble,
@@ -233,7 +229,8 @@ def _run(
     from bonemet_auto.inference.predict import predict_cases
     from bonemet_auto.schema import FailedCase
 
-    point, models, plan = ensemble.operating_point, ensemble.models, ensemble.plan
+    point, models = ensemble.operating_point, ensemble.models
+    plan = with_inference(ensemble.plan, options)
     if options.threshold is not None:
         point = point.model_copy(update={"score_threshold": options.threshold})
     outcomes: Iterator[Prediction | DrawnCase | FailedCase]
@@ -276,41 +273,3 @@ def _write(
     except Exception as error:
         return failure(case, error)
     return None
-
-
-def _write_report(
-    path: Path,
-    options: argparse.Namespace,
-    ensemble: "Ensemble",
-    device: str,
-    started: datetime,
-    elapsed_s: float,
-    counts: tuple[int, int],
-    has_studies: bool,
-) -> None:
-    """Write what ran; where DICOM went in, its path is left out: it may name a patient."""
-    from importlib.metadata import version
-
-    from bonemet_auto.schema import RunReport, write_json
-
-    given = {name: value for name, value in vars(options).items() if name != "given"}
-    flags = {name: str(value) for name, value in given.items() if value is not None}
-    if has_studies:
-        flags["input"] = "DICOM studies"
-    report = RunReport(
-        command="bonemet_predict",
-        bonemet_version=__version__,
-        versions={package: version(package) for package in _REPORTED_PACKAGES},
-        device=device,
-        flags=flags
-        | {
-            "folds_used": ", ".join(str(folder) for folder in ensemble.folders),
-            "operating_point": ensemble.operating_point.rule,
-        },
-        seed=None,
-        started=started.isoformat(timespec="seconds"),
-        elapsed_s=round(elapsed_s, 3),
-        cases_done=counts[0],
-        cases_failed=counts[1],
-    )
-    write_json(path, report)

@@ -1,6 +1,7 @@
 """What `bonemet_predict` is to work on, settled before any work."""
 
 import argparse
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,7 +9,13 @@ from typing import TYPE_CHECKING
 from bonemet_auto.errors import UsageError
 
 if TYPE_CHECKING:
+    from bonemet_auto.plan_schema import Plan
     from bonemet_auto.scans import Scan
+
+MOST_OVERLAP = 0.9
+"""Beyond it windows lie on each other, and their number explodes."""
+
+logger = logging.getLogger(__name__)
 
 
 def private_file(output: Path) -> Path:
@@ -51,6 +58,24 @@ def claim_output(options: argparse.Namespace, scans: "Mapping[str, Scan]") -> "d
             "that are done, or --overwrite."
         )
     return dict(scans)
+
+
+def with_inference(plan: "Plan", options: argparse.Namespace) -> "Plan":
+    """A model's plan with the overlap and mirrors that were asked for; a change is told."""
+    wanted: dict[str, object] = {}
+    if options.overlap is not None:
+        wanted["overlap"] = min(options.overlap, MOST_OVERLAP)
+    if options.no_mirrors:
+        wanted["mirror_axes"] = ()
+    changed = {
+        name: value for name, value in wanted.items() if getattr(plan.inference, name) != value
+    }
+    for name, value in changed.items():
+        logger.warning(
+            "warning: %s is %s, and the model's thresholds were found with %s",
+            name, value, getattr(plan.inference, name),
+        )  # fmt: skip
+    return plan.model_copy(update={"inference": plan.inference.model_copy(update=changed)})
 
 
 def require_series(options: argparse.Namespace, scans: "Mapping[str, Scan]") -> None:
