@@ -201,8 +201,9 @@ def _next_batch(stream: Iterator[Batch], stop: Stop) -> Batch | None:
     """The next batch; None where the loader was told to end together with this process."""
     try:
         return next(stream)
-    except RuntimeError:
-        # A cluster sends SIGTERM to the loader's processes too, and theirs may be seen first.
+    except (RuntimeError, OSError, EOFError):
+        # A cluster sends SIGTERM to the loader's processes too, and theirs may be seen first, by
+        # what they had begun to hand over.
         time.sleep(_SIGNAL_DELAY_S)
         if stop.reason() is None:
             raise
