@@ -79,6 +79,7 @@ class Stop:
             raise KeyboardInterrupt
         if number == signal.SIGTERM and hasattr(signal, "SIGCHLD"):
             # It may have gone to the loader's processes too; their end must not raise an error in
-            # the midst of saving, as torch's handler would.
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            # the midst of saving, as torch's handler would. Not SIG_DFL: Python writes a traceback
+            # for a signal that came before its handler was taken away.
+            signal.signal(signal.SIGCHLD, lambda *_: None)
         self._signal = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name

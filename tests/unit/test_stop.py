@@ -1,5 +1,6 @@
 import os
 import signal
+import sys
 import threading
 
 import pytest
@@ -52,3 +53,22 @@ def test_beside_the_main_thread_signals_are_left_alone(tmp_path):
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_the_end_of_loader_processes_that_comes_with_sigterm_writes_no_traceback(
+    tmp_path, monkeypatch
+):
+    said = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda fault: said.append(fault.exc_value))
+    before = signal.signal(signal.SIGCHLD, lambda *_: said.append("an error of the loader"))
+    both = {signal.SIGTERM, signal.SIGCHLD}
+    try:
+        with Stop(tmp_path) as stop:
+            signal.pthread_sigmask(signal.SIG_BLOCK, both)
+            for number in both:
+                os.kill(os.getpid(), number)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, both)
+            assert stop.reason() == "SIGTERM"
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert said == []
