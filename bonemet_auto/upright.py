@@ -88,7 +88,16 @@ def turn_of(geometry: Geometry) -> Turn:
 
 
 def upright(volume: Volume) -> Volume:
-    """A volume the right way up; the same voxels at the same places in the patient."""
+    """A volume the right way up; the same voxels at the same places in the patient.
+
+    In memory of its own unless it stood upright, for work on all of it.
+    """
+    view = upright_view(volume)
+    return Volume(np.ascontiguousarray(view.array), view.geometry)
+
+
+def upright_view(volume: Volume) -> Volume:
+    """As `upright`, but nothing is copied: for a look at a few places."""
     turn, geometry = turn_of(volume.geometry), volume.geometry
     corner = [0, 0, 0]
     for axis, flipped in zip(turn.order, turn.flips, strict=True):
@@ -97,7 +106,7 @@ def upright(volume: Volume) -> Volume:
     z, y, x = (_triple(axis) for axis in np.asarray(geometry.direction)[list(turn.order)] * signs)
     origin = _triple(geometry.index_to_lps(corner))
     grid = Geometry(turn.shape, turn.spacing_mm, origin, (z, y, x))
-    return Volume(turn.apply(volume.array), grid)
+    return Volume(turn.view(volume.array), grid)
 
 
 def _triple(values: npt.NDArray[np.float64]) -> Triple:

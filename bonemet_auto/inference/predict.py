@@ -35,7 +35,7 @@ from bonemet_auto.plan_schema import Plan
 from bonemet_auto.preprocess import normalise, to_plan_grid
 from bonemet_auto.scans import Scan, read_scan
 from bonemet_auto.schema import FailedCase
-from bonemet_auto.upright import turn_of, upright
+from bonemet_auto.upright import turn_of, upright, upright_view
 
 MAX_LESIONS = 24
 MIN_SCORE = 0.02
@@ -101,7 +101,7 @@ def draw_lesions(
 ) -> CaseResult:
     """Outline what was found in a scan, on its own grid."""
     turn = turn_of(volume.geometry)
-    lesions = place_lesions(evidence.candidates, evidence.grid, upright(volume), outline)
+    lesions = place_lesions(evidence.candidates, evidence.grid, upright_view(volume), outline)
     return CaseResult([turned_back(lesion, turn) for lesion in lesions], list(evidence.warnings))
 
 

@@ -15,7 +15,7 @@ from bonemet_auto.images import Volume
 from bonemet_auto.inference.drawn import describe_drawn
 from bonemet_auto.inference.open import open_model
 from bonemet_auto.inference.predict import predict_volume
-from bonemet_auto.upright import turn_of, upright
+from bonemet_auto.upright import turn_of, upright, upright_view
 from tests.cohort import GEOMETRY, make_scan
 from tests.tiny_model import write_model
 
@@ -58,10 +58,13 @@ def scan(seed=0):
 @pytest.mark.parametrize(("order", "flips"), POSES)
 def test_every_pose_stands_up_again(order, flips):
     volume = scan()
-    again = upright(posed(volume, order, flips))
-    np.testing.assert_array_equal(again.array, volume.array)
-    assert volume.geometry.mismatch(again.geometry) is None
-    assert again.geometry.orientation == "LPS"
+    stored = posed(volume, order, flips)
+    for again in (upright(stored), upright_view(stored)):
+        np.testing.assert_array_equal(again.array, volume.array)
+        assert volume.geometry.mismatch(again.geometry) is None
+        assert again.geometry.orientation == "LPS"
+    assert np.shares_memory(upright_view(stored).array, stored.array)
+    assert upright(stored).array.flags.c_contiguous
 
 
 @settings(deadline=None)
