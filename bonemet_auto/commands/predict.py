@@ -56,6 +56,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="a CT, a folder of CTs or of DICOM series, or a zip of either",
     )
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the results")
+    _add_model(parser)
+    parser.add_argument("-device", "--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    _add_method(parser)
+    _add_parts(parser)
+    _add_outputs(parser)
+    add_cluster(parser)
+    rerun = parser.add_mutually_exclusive_group()
+    rerun.add_argument("--overwrite", action="store_true", help="write into a folder with results")
+    rerun.add_argument(
+        "--continue", dest="go_on", action="store_true", help="skip cases that are done"
+    )
+    return run_command(parser, _predict, arguments)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    """Which networks predict."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "-m",
@@ -74,7 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "the model that was trained on all cases",
     )
     add_root(parser)
-    parser.add_argument("-device", "--device", default="auto", help="auto, cpu, cuda or cuda:N")
+
+
+def _add_method(parser: argparse.ArgumentParser) -> None:
+    """What is done otherwise than the model says."""
     parser.add_argument(
         "--threshold", type=share, metavar="T", help="score from which a lesion counts (0 to 1)"
     )
@@ -91,12 +110,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="a mask, or a folder of masks named after their cases, with an id for each lesion: "
         "estimate the sources of these, and find none",
     )
+
+
+def _add_parts(parser: argparse.ArgumentParser) -> None:
+    """Which of the cases are done."""
     parser.add_argument(
         "-num_parts", "--num-parts", type=int, default=1, metavar="N", help="split the cases by N"
     )
     parser.add_argument(
         "-part_id", "--part-id", type=int, default=0, metavar="K", help="do part K, from 0"
     )
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    """What is written beside masks and tables."""
     parser.add_argument(
         "--report", action="store_true", help="also write report.html, with pictures of every case"
     )
@@ -113,13 +140,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="FORMAT",
         help=f"also write {', '.join(FORMATS)}",
     )
-    add_cluster(parser)
-    rerun = parser.add_mutually_exclusive_group()
-    rerun.add_argument("--overwrite", action="store_true", help="write into a folder with results")
-    rerun.add_argument(
-        "--continue", dest="go_on", action="store_true", help="skip cases that are done"
-    )
-    return run_command(parser, _predict, arguments)
 
 
 def _fold(text: str) -> int | str:
