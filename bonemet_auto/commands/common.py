@@ -55,11 +55,16 @@ def add_root(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of `90s`, `30m`, `8h`, `2d` or a plain number of seconds."""
+    """Seconds of `90s`, `30m`, `8h` or `2d`; a number alone could be meant in either unit."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip().lower())
     if match is None:
         raise argparse.ArgumentTypeError(f"'{text}' is no duration; write 90s, 30m, 8h or 2d")
-    return float(match[1]) * _UNITS_S[match[2] or "s"]
+    number, unit = match.groups()
+    if not unit:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' has no unit; write {number}s for seconds, {number}m for minutes"
+        )
+    return float(number) * _UNITS_S[unit]
 
 
 def positive(text: str) -> int:

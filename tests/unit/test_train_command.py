@@ -169,7 +169,7 @@ def test_missing_raw_files_are_named_before_training(root, capsys):
         ((), "7", "has folds 0 to 4, not 7"),
         (("-p", "other"), "0", "bonemet_plan_and_preprocess"),
         (("--device", "tpu9"), "0", "--device tpu9"),
-        (("--time-budget", "0"), "0", "--time-budget of"),
+        (("--time-budget", "0s"), "0", "--time-budget of"),
         (("--time-budget", "1s"), "0", "give at least"),
     ],
 )
@@ -224,7 +224,7 @@ def test_a_validation_case_that_fails_is_listed_and_the_run_ends_with_3(root, mo
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90s", 90), ("30m", 1800), ("8h", 28800), ("2d", 172800), ("45", 45), (" 1.5H ", 5400)],
+    [("90s", 90), ("30m", 1800), ("8h", 28800), ("2d", 172800), (" 1.5H ", 5400)],
 )
 def test_durations(text, seconds):
     assert parse_duration(text) == seconds
@@ -233,6 +233,13 @@ def test_durations(text, seconds):
 @pytest.mark.parametrize("text", ["", "m", "-5m", "1h30m", "5 m", "1e3", "nan", "5w"])
 def test_other_texts_are_no_durations(text):
     with pytest.raises(argparse.ArgumentTypeError, match="30m"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize("text", ["90", " 0 ", "1.5"])
+def test_a_number_without_a_unit_is_refused_as_minutes_may_be_meant(text):
+    number = text.strip()
+    with pytest.raises(argparse.ArgumentTypeError, match=f"{number}s .*, {number}m "):
         parse_duration(text)
 
 
