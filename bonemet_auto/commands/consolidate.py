@@ -17,6 +17,7 @@ from bonemet_auto.commands.common import (
 from bonemet_auto.errors import ModelError, UsageError
 from bonemet_auto.files import (
     MODEL_FOLDER,
+    atomic_folder,
     data_root,
     find_dataset,
     preprocessed_folder,
@@ -152,7 +153,7 @@ def _write_model(
     settings: "Settings",
     n_cases: int,
 ) -> None:
-    """Write the model folder beside its place, then put it there."""
+    """Write the model folder beside its place, then put it there with what people had added."""
     import torch
 
     from bonemet_auto.checkpoint import load_checkpoint
@@ -161,31 +162,45 @@ def _write_model(
     from bonemet_auto.schema import ConsolidatedModel, write_json
 
     out = results / MODEL_FOLDER
-    new = results / f".{MODEL_FOLDER}.new"
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir()
-    write_text(new / PLAN_NAME, plan)
-    for fold in folds:
-        weights = load_checkpoint(results / f"fold_{fold}", torch.device("cpu"))["ema"]
-        write_weights(new, fold, weights, settings.temperatures[fold])
-    shutil.copy(preprocessed_folder(root, name) / "fingerprint.json", new)
-    shutil.copy(raw_folder(root, name) / "dataset.json", new)
-    if (results / TABLE_NAME).is_file():
-        shutil.copy(results / TABLE_NAME, new)
-    write_json(new / POINT_NAME, settings.point)
-    model = ConsolidatedModel(
-        bonemet_version=__version__,
-        dataset=name,
-        plan=results.name,
-        folds=tuple(folds),
-        temperatures=tuple(settings.temperatures[fold] for fold in folds),
-        patient_rule_reason=settings.reason,
-        cases=n_cases,
-        sha256=checksums(new),
-    )
-    write_json(new / MODEL_NAME, model)
-    shutil.rmtree(out, ignore_errors=True)
-    new.rename(out)
+    with atomic_folder(out) as new:
+        write_text(new / PLAN_NAME, plan)
+        for fold in folds:
+            weights = load_checkpoint(results / f"fold_{fold}", torch.device("cpu"))["ema"]
+            write_weights(new, fold, weights, settings.temperatures[fold])
+        shutil.copy(preprocessed_folder(root, name) / "fingerprint.json", new)
+        shutil.copy(raw_folder(root, name) / "dataset.json", new)
+        if (results / TABLE_NAME).is_file():
+            shutil.copy(results / TABLE_NAME, new)
+        write_json(new / POINT_NAME, settings.point)
+        model = ConsolidatedModel(
+            bonemet_version=__version__,
+            dataset=name,
+            plan=results.name,
+            folds=tuple(folds),
+            temperatures=tuple(settings.temperatures[fold] for fold in folds),
+            patient_rule_reason=settings.reason,
+            cases=n_cases,
+            sha256=checksums(new),
+        )
+        write_json(new / MODEL_NAME, model)
+        _keep_added(out, new)
+
+
+def _keep_added(old: Path, new: Path) -> None:
+    """Copy what people put into the model folder that gives way, such as a filled-in card."""
+    from bonemet_auto.inference.package import WEIGHTS_SUFFIX
+
+    if not old.is_dir():
+        return
+    written = {path.name for path in new.iterdir()} | {TABLE_NAME}
+    added = [p for p in old.iterdir() if p.name not in written and p.suffix != WEIGHTS_SUFFIX]
+    for path in added:
+        (shutil.copytree if path.is_dir() else shutil.copy2)(path, new / path.name)
+    if added:
+        logger.warning(
+            "warning: %s kept in %s; see whether it holds for the new model, too",
+            ", ".join(sorted(path.name for path in added)), old,
+        )  # fmt: skip
 
 
 def _shared_plan(results: Path, folds: list[int]) -> str:

@@ -18,6 +18,7 @@ from bonemet_auto.schema import ConsolidatedModel, OperatingPoint, read_json
 MODEL_NAME = "model.json"
 PLAN_NAME = "plan.json"
 SOURCE_LOGIT = "source_head.logit."
+WEIGHTS_SUFFIX = ".safetensors"
 _REMEDY = "Copy the whole model folder again, or consolidate anew (bonemet_consolidate)."
 
 
@@ -28,7 +29,7 @@ def is_package(folder: Path) -> bool:
 
 def weights_name(fold: int) -> str:
     """File of a fold's averaged weights."""
-    return f"fold_{fold}.safetensors"
+    return f"fold_{fold}{WEIGHTS_SUFFIX}"
 
 
 def write_weights(

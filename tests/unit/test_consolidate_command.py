@@ -145,6 +145,24 @@ def test_a_model_is_replaced_only_when_told(root, capsys):
     assert consolidate.main([*at, "--overwrite"]) == 0
 
 
+def test_what_a_person_put_beside_a_model_stays_when_it_is_replaced(root, caplog):
+    at, model = ["1", "--root", str(root)], results(root) / "model"
+    assert consolidate.main(at) == 0
+    assert "kept" not in caplog.text
+    (model / "MODEL_CARD.md").write_text("all filled in", encoding="utf-8")
+    (model / "figures").mkdir()
+    (model / "figures" / "roc.png").write_bytes(b"a curve")
+    (model / "plan.json").write_text("{}", encoding="utf-8")
+    shutil.rmtree(results(root) / "fold_2")
+    assert consolidate.main([*at, "--overwrite"]) == 0
+    assert (model / "MODEL_CARD.md").read_text(encoding="utf-8") == "all filled in"
+    assert (model / "figures" / "roc.png").read_bytes() == b"a curve"
+    assert f"MODEL_CARD.md, figures kept in {model}" in caplog.text
+    assert not (model / "fold_2.safetensors").exists(), "of the model that was replaced"
+    assert not (model / "cross_validation.txt").exists()
+    assert read_package(model, CPU).models
+
+
 def test_one_fold_gives_a_model_without_cross_validation(root, caplog):
     at = ["1", "--root", str(root)]
     assert consolidate.main(at) == 0
