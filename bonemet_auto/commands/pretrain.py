@@ -73,14 +73,16 @@ def _pretrain(options: argparse.Namespace) -> int:
     tune_processor()
     import torch
 
-    from bonemet_auto.data.loader import PatchDataset
+    from bonemet_auto.data.loader import PatchDataset, batches
     from bonemet_auto.images import find_images
     from bonemet_auto.model.masked import build_autoencoder
     from bonemet_auto.plan_file import read_plan
     from bonemet_auto.plan_schema import AugmentationPlan
     from bonemet_auto.processor import pick_device
     from bonemet_auto.schema import write_failures, write_json
-    from bonemet_auto.training.loop import train
+    from bonemet_auto.training.log import TrainingLog
+    from bonemet_auto.training.loop import epochs_done, go_on, train
+    from bonemet_auto.training.trainer import Trainer
     from bonemet_auto.unlabelled import store_unlabelled
 
     root = data_root(options.root)
@@ -110,7 +112,12 @@ def _pretrain(options: argparse.Namespace) -> int:
     )  # fmt: skip
     torch.manual_seed(progress.seed)
     model = build_autoencoder(plan.network)
-    train(model, plan, dataset, folder, progress, device, workers, options.resume)
+    total, size = progress.total_steps, plan.batch_size
+    trainer = Trainer(model, plan.training, size, total, progress.seed, device)
+    if options.resume:
+        go_on(trainer, folder)
+    loader = batches(dataset, progress.step, total, size, workers)
+    train(trainer, loader, folder, progress, TrainingLog(folder, epochs_done(progress)))
     logger.info("now: bonemet_train %s FOLD --init-weights %s", options.dataset, folder)
     return EXIT_SOME_FAILED if failed else EXIT_DONE
 

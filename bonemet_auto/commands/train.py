@@ -142,11 +142,13 @@ def _train_fold(
         require_raw_cases,
         validate_fold,
     )
-    from bonemet_auto.data.loader import PatchDataset
+    from bonemet_auto.data.loader import PatchDataset, batches
     from bonemet_auto.model.mask_rcnn import build_model
     from bonemet_auto.processor import default_workers
     from bonemet_auto.training.distributed import local_processes
-    from bonemet_auto.training.loop import train
+    from bonemet_auto.training.log import TrainingLog
+    from bonemet_auto.training.loop import epochs_done, go_on, train
+    from bonemet_auto.training.trainer import Trainer
 
     root = data_root(options.root)
     dataset_name = find_dataset(root, options.dataset)
@@ -177,12 +179,17 @@ def _train_fold(
     model = build_model(plan.network)
     if initial is not None:
         initialise(model, initial, options.init_weights)
-    glance = _glance(dataset, validation_cases, folder, device) if world.leads else None
+    total, share = progress.total_steps, world.share_of(plan.batch_size)
+    trainer = Trainer(model, plan.training, len(share), total, progress.seed, device, world)
+    if options.resume:
+        go_on(trainer, folder)
+    loader = batches(dataset, progress.step, total, plan.batch_size, workers, share)
+    log = None
+    if world.leads:
+        glance = _glance(dataset, validation_cases, folder, device)
+        log = TrainingLog(folder, epochs_done(progress), glance, options.tensorboard)
     left_s = None if options.max_time is None else options.max_time - time.perf_counter() + started
-    average = train(
-        model, plan, dataset, folder, progress, device, workers, options.resume, left_s, glance,
-        world, options.tensorboard,
-    )  # fmt: skip
+    average = train(trainer, loader, folder, progress, log, left_s)
     if not world.leads:
         return EXIT_DONE
     if not validation_cases:

@@ -1,14 +1,15 @@
 """`metrics.csv` and `progress.png`: whether it learns, at a glance, after each epoch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from bonemet_auto.files import atomic_write
+from bonemet_auto.training.lanes import Network
 from bonemet_auto.training.schedule import LOSS_WEIGHTS, is_dense_only
 
 if TYPE_CHECKING:
@@ -21,25 +22,34 @@ WHOLE_STEP = 1.7
 """Time of a step with all losses, to one of the dense branch alone, before any was seen."""
 
 
-class TrainingLog:
+class TrainingLog(Generic[Network]):
     """The rows of one run, kept on disk.
 
     Args:
         folder: the fold's folder.
         first_epoch: rows from here on are dropped: a resumed run writes them again.
+        glance: measures the averaged network after every epoch.
         tensorboard: also write events for TensorBoard into `folder/tensorboard`.
     """
 
-    def __init__(self, folder: Path, first_epoch: int, tensorboard: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        first_epoch: int,
+        glance: Callable[[Network], dict[str, float]] | None = None,
+        tensorboard: bool = False,
+    ) -> None:
         self.folder = folder
+        self.glance = glance
         self.rows: list[dict[str, float]] = []
         if first_epoch and (folder / METRICS_NAME).is_file():
             table = pd.read_csv(folder / METRICS_NAME)
             self.rows = table[table["epoch"] < first_epoch].to_dict("records")
         self._events = _event_writer(folder, self.rows) if tensorboard else None
 
-    def add(self, row: dict[str, float]) -> None:
-        """Append one epoch and write both files."""
+    def add(self, row: dict[str, float], average: Network) -> None:
+        """Append one epoch, and what a glance at the averaged network tells; write both files."""
+        row = row | (self.glance(average) if self.glance else {})
         self.rows.append(row)
         with atomic_write(self.folder / METRICS_NAME) as temporary:
             pd.DataFrame(self.rows).to_csv(temporary, index=False, float_format="%.6g")

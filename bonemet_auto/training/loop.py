@@ -3,10 +3,9 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -19,15 +18,13 @@ from bonemet_auto.checkpoint import (
     progress_of,
     save_checkpoint,
 )
-from bonemet_auto.data.loader import Batch, PatchDataset, batches
+from bonemet_auto.data.loader import Batch
 from bonemet_auto.errors import ModelError, StoppedError
 from bonemet_auto.model.fpn import fusion_weights
-from bonemet_auto.plan_schema import Plan
-from bonemet_auto.training.distributed import World
 from bonemet_auto.training.lanes import Network
 from bonemet_auto.training.log import TrainingLog, epoch_line
 from bonemet_auto.training.stop import Stop
-from bonemet_auto.training.trainer import ALONE, Trainer
+from bonemet_auto.training.trainer import Trainer
 from bonemet_auto.training.watch import doubts
 
 logger = logging.getLogger(__name__)
@@ -36,51 +33,29 @@ _SIGNAL_DELAY_S = 0.5
 
 
 def train(
-    model: Network,
-    plan: Plan,
-    dataset: PatchDataset,
+    trainer: Trainer[Network],
+    loader: Iterable[Batch],
     folder: Path,
     progress: Progress,
-    device: torch.device,
-    workers: int,
-    resume: bool,
+    log: TrainingLog[Network] | None,
     max_time_s: float | None = None,
-    glance: Callable[[Network], dict[str, float]] | None = None,
-    world: World = ALONE,
-    tensorboard: bool = False,
 ) -> Network:
     """Train up to `progress.total_steps` and return the averaged network.
 
     Args:
-        model: freshly initialised network.
-        plan: batch size and training settings.
-        dataset: training windows.
-        folder: takes the checkpoint, `metrics.csv` and `progress.png`.
-        progress: start of a fresh run; with `resume` the checkpoint's own is used.
-        device: where to train.
-        workers: loader processes; 0 loads in this one.
-        resume: go on from the last checkpoint in `folder`.
+        trainer: fresh, or brought to `progress` by `go_on`.
+        loader: this process's share of the batches, from `progress.step` on.
+        folder: takes the checkpoint.
+        progress: where the run stands.
+        log: takes every epoch; None in processes that do not lead, which write no files.
         max_time_s: stop after so many seconds, to be resumed.
-        glance: measures the averaged network after every epoch, for `metrics.csv`.
-        world: the processes that train together; the first one writes the files.
-        tensorboard: also write events for TensorBoard.
 
     Raises:
-        ModelError: the loss is not finite, or the checkpoint cannot be used.
+        ModelError: the loss is not finite.
         StoppedError: asked to stop (see `Stop`); the checkpoint holds the step reached.
     """
-    trainer, progress = _begin(model, plan, folder, progress, device, resume, world)
+    world = trainer.world
     ends = epoch_ends(progress.total_steps, progress.epochs)
-    done = sum(end <= progress.step for end in ends)
-    log = TrainingLog(folder, first_epoch=done, tensorboard=tensorboard and world.leads)
-    loader = batches(
-        dataset,
-        progress.step,
-        progress.total_steps,
-        plan.batch_size,
-        workers,
-        world.share_of(plan.batch_size),
-    )
     hidden = None if world.leads else True  # None: where no terminal is
     bar = tqdm(total=progress.total_steps, initial=progress.step, unit="step", disable=hidden)
     with Stop(folder, max_time_s) as stop, bar:
@@ -91,9 +66,9 @@ def train(
                 continue
             row, reached = _epoch(trainer, stream, progress.step, end, bar, stop)
             progress = replace(progress, step=reached)
-            if world.leads:
+            if log is not None:
                 if reached == end:
-                    _report(trainer, log, {"epoch": epoch, "step": end, **row}, len(ends), glance)
+                    _report(trainer, log, {"epoch": epoch, "step": end, **row}, len(ends))
                 state = trainer.optimizer.state_dict()
                 save_checkpoint(folder, progress, trainer.model, trainer.ema, state)
             if world.anybody(stop.reason() is not None):
@@ -108,14 +83,10 @@ def train(
 
 
 def _report(
-    trainer: Trainer[Network],
-    log: TrainingLog,
-    row: dict[str, float],
-    epochs: int,
-    glance: Callable[[Network], dict[str, float]] | None,
+    trainer: Trainer[Network], log: TrainingLog[Network], row: dict[str, float], epochs: int
 ) -> None:
     """Write and say how an epoch went, and what is to be doubted."""
-    log.add(row | fusion_weights(trainer.model) | (glance(trainer.ema) if glance else {}))
+    log.add(row | fusion_weights(trainer.model), trainer.ema)
     # Where a terminal is, the progress bar says it.
     level = logging.DEBUG if sys.stderr.isatty() else logging.INFO
     logger.log(level, epoch_line(log.rows[-1], epochs, trainer.total_steps))
@@ -123,28 +94,13 @@ def _report(
         logger.warning(doubt)
 
 
-def _begin(
-    model: Network,
-    plan: Plan,
-    folder: Path,
-    progress: Progress,
-    device: torch.device,
-    resume: bool,
-    world: World,
-) -> tuple[Trainer[Network], Progress]:
-    """Trainer of a fresh run, or of one that goes on from its last checkpoint."""
-    content = load_to_resume(folder, device) if resume else None
-    if content is not None:
-        progress = progress_of(content)
-    each, total = len(world.share_of(plan.batch_size)), progress.total_steps
-    trainer = Trainer(model, plan.training, each, total, progress.seed, device, world)
-    if content is not None:
-        _restore(trainer, content, folder)
-        logger.info("resumed at step %d of %d", progress.step, total)
-    return trainer, progress
+def go_on(trainer: Trainer[Network], folder: Path) -> None:
+    """Bring a fresh trainer to where the last checkpoint in a folder stands.
 
-
-def _restore(trainer: Trainer[Network], content: dict[str, Any], folder: Path) -> None:
+    Raises:
+        ModelError: the checkpoint cannot be used.
+    """
+    content = load_to_resume(folder, trainer.device)
     try:
         trainer.model.load_state_dict(content["model"])
         trainer.ema.load_state_dict(content["ema"])
@@ -154,6 +110,12 @@ def _restore(trainer: Trainer[Network], content: dict[str, Any], folder: Path) -
             f"{folder / CHECKPOINT_NAME} holds another network than the plan describes. Bring back "
             "the plan that the run was started with, or start over with --overwrite."
         ) from misfit
+    logger.info("resumed at step %d of %d", progress_of(content).step, trainer.total_steps)
+
+
+def epochs_done(progress: Progress) -> int:
+    """Epochs that a run has ended."""
+    return sum(end <= progress.step for end in epoch_ends(progress.total_steps, progress.epochs))
 
 
 def epoch_ends(total_steps: int, epochs: int) -> list[int]:

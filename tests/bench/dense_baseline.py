@@ -35,6 +35,7 @@ from bonemet_auto.model.mask_rcnn import Detections, Outlines  # noqa: E402
 from bonemet_auto.model.roi_sampling import Targets  # noqa: E402
 from bonemet_auto.plan_schema import Plan  # noqa: E402
 from bonemet_auto.schema import Fingerprint, Splits, read_json  # noqa: E402
+from bonemet_auto.training.log import TrainingLog  # noqa: E402
 from bonemet_auto.training.loop import train  # noqa: E402
 from bonemet_auto.training.trainer import Trainer  # noqa: E402
 
@@ -133,9 +134,10 @@ def main() -> None:
     steps = options.iterations or int(options.time_budget / step_seconds(plan, dataset, device))
     model = PlainUnet()
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {steps} steps")
-    run = Progress(0, steps, 20, 0)
-    average = train(model, plan, dataset, options.out / "fold_0", run, device, 1, resume=False)
-    point = validate_fold(average, plan, raw, held_out, options.out / "fold_0", device)
+    trainer = Trainer(model, plan.training, plan.batch_size, steps, 0, device)
+    loader, fold = batches(dataset, 0, steps, plan.batch_size, 1), options.out / "fold_0"
+    average = train(trainer, loader, fold, Progress(0, steps, 20, 0), TrainingLog(fold, 0))
+    point = validate_fold(average, plan, raw, held_out, fold, device)
     for found in predict_cases(find_images(raw / "imagesTs"), [average], plan, device):
         if isinstance(found, Prediction):
             write_case(options.out / "pred", found.case, found.geometry, found.result, point)

@@ -17,7 +17,7 @@ import torch  # noqa: E402
 
 from bonemet_auto.checkpoint import Progress, load_checkpoint  # noqa: E402
 from bonemet_auto.commands.fold_validation import validate_fold  # noqa: E402
-from bonemet_auto.data.loader import PatchDataset, collate  # noqa: E402
+from bonemet_auto.data.loader import PatchDataset, batches, collate  # noqa: E402
 from bonemet_auto.files import preprocessed_folder, results_folder  # noqa: E402
 from bonemet_auto.folds import fold_cases  # noqa: E402
 from bonemet_auto.images import find_images  # noqa: E402
@@ -27,6 +27,7 @@ from bonemet_auto.model.transfer import transfer_weights  # noqa: E402
 from bonemet_auto.plan_schema import AugmentationPlan, Plan  # noqa: E402
 from bonemet_auto.schema import Fingerprint, Splits, read_json  # noqa: E402
 from bonemet_auto.training import schedule  # noqa: E402
+from bonemet_auto.training.log import TrainingLog  # noqa: E402
 from bonemet_auto.training.loop import train  # noqa: E402
 from bonemet_auto.training.trainer import Trainer  # noqa: E402
 from tests.bench.constants import changed  # noqa: E402
@@ -59,9 +60,10 @@ def main() -> None:
     if variant.pretrained:
         pretrained = results_folder(root, DATASET, "default") / "pretrained"
         transfer_weights(model, load_checkpoint(pretrained, CPU)["ema"])
-    progress = Progress(0, steps, 15, seed)
     with changed(variant.constants):
-        average = train(model, plan, dataset, out, progress, CPU, 0, resume=False)
+        trainer = Trainer(model, plan.training, plan.batch_size, steps, seed, CPU)
+        loader = batches(dataset, 0, steps, plan.batch_size, workers=0)
+        average = train(trainer, loader, out, Progress(0, steps, 15, seed), TrainingLog(out, 0))
     point = validate_fold(average, plan, root / "raw" / DATASET, held_out, out, CPU)
     for cohort, reference in cohorts_of(root).items():
         images = find_images(reference.parent / "imagesTs")

@@ -14,8 +14,7 @@ from bonemet_auto.checkpoint import CHECKPOINT_NAME, Progress, load_checkpoint
 from bonemet_auto.data.loader import PatchDataset
 from bonemet_auto.model.mask_rcnn import build_model
 from bonemet_auto.training import log
-from bonemet_auto.training.loop import train
-from tests.unit.training_fakes import training_plan, write_stored_case
+from tests.unit.training_fakes import train_here, training_plan, write_stored_case
 
 CPU = torch.device("cpu")
 STEPS, EPOCHS, SEED = 8, 4, 5
@@ -36,7 +35,7 @@ def run(cases, folder, *, resume):
     model = build_model(plan.network)
     dataset = PatchDataset(cases, ["a", "b"], plan, SEED)
     progress = Progress(0, STEPS, EPOCHS, SEED)
-    return train(model, plan, dataset, folder, progress, CPU, 0, resume)
+    return train_here(model, plan, dataset, folder, progress, resume)
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ from bonemet_auto.model.mask_rcnn import build_model
 from bonemet_auto.training import budget, log
 from bonemet_auto.training import trainer as trainer_module
 from bonemet_auto.training.log import TrainingLog
-from bonemet_auto.training.loop import epoch_ends, train
+from bonemet_auto.training.loop import epoch_ends
 from bonemet_auto.training.schedule import DENSE_LOSSES, DETECTION_LOSSES, LOSS_WEIGHTS
 from bonemet_auto.training.trainer import Trainer, update_average
-from tests.unit.training_fakes import box_batch, training_plan, write_stored_case
+from tests.unit.training_fakes import box_batch, train_here, training_plan, write_stored_case
 
 CPU = torch.device("cpu")
 DRAW = log._draw
@@ -96,7 +96,7 @@ def test_the_weights_of_the_fusion_neck_are_logged_after_every_epoch(tmp_path):
     folder = tmp_path / "cases"
     write_stored_case(folder, "a")
     dataset = PatchDataset(folder, ["a"], PLAN, 0)
-    train(make_model(), PLAN, dataset, tmp_path, Progress(0, 4, 2, 0), CPU, 0, resume=False)
+    train_here(make_model(), PLAN, dataset, tmp_path, Progress(0, 4, 2, 0))
     table = pd.read_csv(tmp_path / "metrics.csv")
     sums = [["down0_lateral", "down0_coarser"], ["up1_lateral", "up1_downward", "up1_finer"]]
     for names in sums:
@@ -187,7 +187,7 @@ def cases(tmp_path_factory):
 def run(cases, folder, total=6, epochs=3, seed=0, resume=False):
     dataset = PatchDataset(cases, ["a", "b"], PLAN, seed)
     progress = Progress(0, total, epochs, seed)
-    return train(make_model(seed), PLAN, dataset, folder, progress, CPU, 0, resume)
+    return train_here(make_model(seed), PLAN, dataset, folder, progress, resume)
 
 
 class StoppedError(Exception):
@@ -267,9 +267,9 @@ def test_rows_after_the_checkpoint_are_written_anew(tmp_path):
     row = {"learning_rate": 0.1, "step_s": 1.0, "loader_wait_s": 0.0, "dense_entropy": 0.5}
     first = TrainingLog(tmp_path, 0)
     for epoch in range(3):
-        first.add({"epoch": epoch, **row})
+        first.add({"epoch": epoch, **row}, None)
     resumed = TrainingLog(tmp_path, first_epoch=2)
-    resumed.add({"epoch": 2, **row, "dense_entropy": 0.25})
+    resumed.add({"epoch": 2, **row, "dense_entropy": 0.25}, None)
     table = pd.read_csv(tmp_path / "metrics.csv")
     assert table["epoch"].tolist() == [0, 1, 2] and table["dense_entropy"].tolist() == [
         0.5,
@@ -277,7 +277,7 @@ def test_rows_after_the_checkpoint_are_written_anew(tmp_path):
         0.25,
     ]
     fresh = TrainingLog(tmp_path, first_epoch=0)
-    fresh.add({"epoch": 0, **row})
+    fresh.add({"epoch": 0, **row}, None)
     assert len(pd.read_csv(tmp_path / "metrics.csv")) == 1
 
 
@@ -286,9 +286,9 @@ def test_tensorboard_gets_every_epoch_once_also_after_a_resume(tmp_path):
     row = {"learning_rate": 0.1, "step_s": 1.0, "loader_wait_s": 0.0, "dense_entropy": 0.5}
     first = TrainingLog(tmp_path, 0, tensorboard=True)
     for epoch in range(3):
-        first.add({"epoch": epoch, "step": 10 * (epoch + 1), **row})
+        first.add({"epoch": epoch, "step": 10 * (epoch + 1), **row}, None)
     TrainingLog(tmp_path, 2, tensorboard=True).add(
-        {"epoch": 2, "step": 30, **row, "dense_entropy": 0.25}
+        {"epoch": 2, "step": 30, **row, "dense_entropy": 0.25}, None
     )
     events = reader.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
@@ -301,7 +301,7 @@ def test_a_checkpoint_of_another_network_is_refused(cases, tmp_path):
     wider = PLAN.network.model_copy(update={"neck_width": 10})
     dataset = PatchDataset(cases, ["a", "b"], PLAN, 0)
     with pytest.raises(ModelError, match=r"checkpoint_last.pt.*plan"):
-        train(make_model(0, wider), PLAN, dataset, tmp_path, Progress(0, 1, 1, 0), CPU, 0, True)
+        train_here(make_model(0, wider), PLAN, dataset, tmp_path, None, resume=True)
 
 
 def test_the_budget_run_really_trains_and_leaves_no_trace(cases):

@@ -5,16 +5,33 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bonemet_auto.data.loader import Batch
+from bonemet_auto.checkpoint import load_to_resume, progress_of
+from bonemet_auto.data.loader import Batch, batches
 from bonemet_auto.geometry import Geometry
 from bonemet_auto.model.roi_sampling import Targets
 from bonemet_auto.plan_schema import NetworkPlan, Plan
 from bonemet_auto.schema import GeometryRecord, StoredCase, StoredLesion
 from bonemet_auto.store import write_case
+from bonemet_auto.training.log import TrainingLog
+from bonemet_auto.training.loop import epochs_done, go_on, train
+from bonemet_auto.training.trainer import Trainer
 from tests.unit.inference_fakes import make_plan
 
+CPU = torch.device("cpu")
 AIR = -1.1
 """What -1024 HU becomes in a plan that clips at -200 HU and has sd 1000 and mean 900."""
+
+
+def train_here(model, plan, dataset, folder, progress, resume=False):
+    """Train in this process on the CPU, from `progress` or the last checkpoint in `folder`."""
+    if resume:
+        progress = progress_of(load_to_resume(folder, CPU))
+    total, size = progress.total_steps, plan.batch_size
+    trainer = Trainer(model, plan.training, size, total, progress.seed, CPU)
+    if resume:
+        go_on(trainer, folder)
+    loader = batches(dataset, progress.step, total, size, workers=0)
+    return train(trainer, loader, folder, progress, TrainingLog(folder, epochs_done(progress)))
 
 
 def make_network(**changes) -> NetworkPlan:
