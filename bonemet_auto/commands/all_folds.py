@@ -13,7 +13,7 @@ from bonemet_auto.commands.fold_folder import (
     FINISHED_NAME,
     checkpoints_of,
     claim_folder,
-    clear_folder,
+    clear_folders,
     has_checkpoint,
     outcome_of,
 )
@@ -49,8 +49,7 @@ def train_in_turn(
         plan = read_plan(preprocessed / options.plan_name / "plan.json", "Plan first.")
         if options.overwrite:
             # Of all, before the first starts: --resume must not take an old one for finished.
-            for folder in folds.values():
-                clear_folder(folder)
+            clear_folders(list(folds.values()))
     outcome = EXIT_DONE
     for fold, folder in folds.items():
         goes_on = world.from_leader(options.resume and has_checkpoint(folder))
@@ -74,13 +73,13 @@ def submit_folds(options: argparse.Namespace) -> int:
     folders = [results / f"fold_{fold}" for fold in wanted]
     _require_consent(results, folders, options)
     queue = open_queue(results / "jobs", f"bonemet_{results.parent.name}", options)
+    if options.overwrite:
+        clear_folders(folders)
     jobs = []
     for fold, folder in zip(wanted, folders, strict=True):
         if options.resume and (folder / FINISHED_NAME).is_file():
             logger.info("fold %s is finished: %s", fold, folder)
             continue
-        if options.overwrite:
-            clear_folder(folder)
         fresh, again = _fold_arguments(options, fold)
         flags = again if options.resume and has_checkpoint(folder) else fresh
         jobs.append(Job("train", tuple(flags), tuple(again), checkpoints_of(folder)))

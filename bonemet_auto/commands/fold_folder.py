@@ -1,6 +1,9 @@
 """The folder of one fold: who may write into it, and what lies in it before training starts."""
 
 import argparse
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +14,41 @@ if TYPE_CHECKING:
     from bonemet_auto.checkpoint import Progress
     from bonemet_auto.plan_schema import Plan
 
+logger = logging.getLogger(__name__)
+
 FINISHED_NAME = "operating_point.json"
 """Comes last, after the validation."""
+
+
+@contextmanager
+def held_alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from training in a folder, by a lock on a file beside it.
+
+    The system lifts the lock when the process ends, however it ends. The file stays: a process
+    that removed it could take it from under another one. Where locks are not to be had, as on some
+    network drives, a warning says so.
+
+    Raises:
+        UsageError: another process holds it.
+    """
+    path = folder.with_name(f".{folder.name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"another process is training in {folder}. Wait for it, or stop it (Ctrl-C, or a "
+                "file named stop in that folder) and go on with --resume."
+            ) from None
+        except (ImportError, OSError) as unsupported:
+            logger.warning(
+                "warning: %s cannot be locked (%s); see to it that nothing else trains in %s",
+                path, unsupported, folder,
+            )  # fmt: skip
+        yield
 
 
 def checkpoints_of(folder: Path) -> tuple[Path, ...]:
@@ -31,6 +67,15 @@ def clear_folder(folder: Path) -> None:
     """Remove what would let an earlier run pass for the one that is to come."""
     for stale in (folder / FINISHED_NAME, *checkpoints_of(folder)):
         stale.unlink(missing_ok=True)
+
+
+def clear_folders(folders: Sequence[Path]) -> None:
+    """Remove the same from several folders, unless another process is training in one of them."""
+    with ExitStack() as held:
+        for folder in folders:
+            held.enter_context(held_alone(folder))
+        for folder in folders:
+            clear_folder(folder)
 
 
 def claim_folder(folder: Path, plan: "Plan", options: argparse.Namespace) -> "Progress":

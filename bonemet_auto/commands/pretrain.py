@@ -16,7 +16,7 @@ from bonemet_auto.commands.common import (
     positive,
     run_command,
 )
-from bonemet_auto.commands.fold_folder import claim_folder, clear_folder
+from bonemet_auto.commands.fold_folder import claim_folder, clear_folder, held_alone
 from bonemet_auto.errors import DataError
 from bonemet_auto.files import (
     data_root,
@@ -68,9 +68,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _pretrain(options: argparse.Namespace) -> int:
-    from bonemet_auto.processor import default_workers, tune_processor
+    from bonemet_auto.processor import tune_processor
 
     tune_processor()
+    root = data_root(options.root)
+    name = find_dataset(root, options.dataset)
+    folder = results_folder(root, name, options.plan_name) / "pretrained"
+    with held_alone(folder):
+        return _pretrain_in(folder, name, options)
+
+
+def _pretrain_in(folder: Path, name: str, options: argparse.Namespace) -> int:
     import torch
 
     from bonemet_auto.data.loader import PatchDataset, batches
@@ -78,7 +86,7 @@ def _pretrain(options: argparse.Namespace) -> int:
     from bonemet_auto.model.masked import build_autoencoder
     from bonemet_auto.plan_file import read_plan
     from bonemet_auto.plan_schema import AugmentationPlan
-    from bonemet_auto.processor import pick_device
+    from bonemet_auto.processor import default_workers, pick_device
     from bonemet_auto.schema import write_failures, write_json
     from bonemet_auto.training.log import TrainingLog
     from bonemet_auto.training.loop import epochs_done, go_on, train
@@ -86,11 +94,9 @@ def _pretrain(options: argparse.Namespace) -> int:
     from bonemet_auto.unlabelled import store_unlabelled
 
     root = data_root(options.root)
-    name = find_dataset(root, options.dataset)
     planned = preprocessed_folder(root, name) / options.plan_name
     remedy = f"Run bonemet_plan_and_preprocess -d {name} first."
     plan = read_plan(planned / "plan.json", remedy)
-    folder = results_folder(root, name, options.plan_name) / "pretrained"
     device = pick_device(options.device)
     progress = claim_folder(folder, plan, options)
     images = find_images(options.input or raw_folder(root, name) / "imagesTr")

@@ -5,6 +5,7 @@ import importlib.util
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,12 @@ from bonemet_auto.commands.common import (
     positive,
     run_command,
 )
-from bonemet_auto.commands.fold_folder import claim_folder, outcome_of, start_folder
+from bonemet_auto.commands.fold_folder import (
+    claim_folder,
+    held_alone,
+    outcome_of,
+    start_folder,
+)
 from bonemet_auto.commands.initial_weights import initial_weights, initialise
 from bonemet_auto.errors import UsageError
 from bonemet_auto.files import data_root, find_dataset, preprocessed_folder, results_folder
@@ -135,13 +141,30 @@ def _train(options: argparse.Namespace) -> int:
 def _train_fold(
     options: argparse.Namespace, started: float, device: "torch.device", world: "World"
 ) -> int:
+    """Train a fold in a folder that nobody else works in."""
+    from bonemet_auto.commands.fold_validation import require_raw_cases
+
+    root = data_root(options.root)
+    name = find_dataset(root, options.dataset)
+    fold = _read_fold(root, name, options.plan_name, options.fold)
+    require_raw_cases(root / "raw" / name, fold[2])
+    folder = results_folder(root, name, options.plan_name) / f"fold_{options.fold}"
+    with held_alone(folder) if world.leads else nullcontext():
+        return _train_in(folder, name, fold, options, started, device, world)
+
+
+def _train_in(
+    folder: Path,
+    dataset_name: str,
+    fold: tuple["Plan", list[str], list[str]],
+    options: argparse.Namespace,
+    started: float,
+    device: "torch.device",
+    world: "World",
+) -> int:
     import torch
 
-    from bonemet_auto.commands.fold_validation import (
-        borrow_point,
-        require_raw_cases,
-        validate_fold,
-    )
+    from bonemet_auto.commands.fold_validation import borrow_point, validate_fold
     from bonemet_auto.data.loader import PatchDataset, batches
     from bonemet_auto.model.mask_rcnn import build_model
     from bonemet_auto.processor import default_workers
@@ -150,15 +173,10 @@ def _train_fold(
     from bonemet_auto.training.loop import epochs_done, go_on, train
     from bonemet_auto.training.trainer import Trainer
 
+    plan, training_cases, validation_cases = fold
     root = data_root(options.root)
-    dataset_name = find_dataset(root, options.dataset)
-    plan, training_cases, validation_cases = _read_fold(
-        root, dataset_name, options.plan_name, options.fold
-    )
     raw = root / "raw" / dataset_name
-    require_raw_cases(raw, validation_cases)
     cases_folder = preprocessed_folder(root, dataset_name) / options.plan_name / "cases"
-    folder = results_folder(root, dataset_name, options.plan_name) / f"fold_{options.fold}"
     workers = default_workers(local_processes()) if options.workers is None else options.workers
     initial = initial_weights(options, root, dataset_name)
     progress = world.from_leader(claim_folder(folder, plan, options) if world.leads else None)

@@ -1,8 +1,11 @@
 import argparse
+import errno
+import fcntl
 import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +17,7 @@ import torch
 from bonemet_auto.commands import plan_and_preprocess
 from bonemet_auto.commands import train as command
 from bonemet_auto.commands.common import parse_duration
+from bonemet_auto.commands.fold_folder import held_alone
 from bonemet_auto.commands.train import _conclude, main
 from bonemet_auto.errors import StoppedError
 from bonemet_auto.plan_schema import Plan
@@ -388,3 +392,38 @@ def test_hits_of_validation_are_those_of_the_masks(prepared, tmp_path):
 def test_the_environment_names_the_root(trained, monkeypatch, capsys):
     monkeypatch.setenv("BONEMET_ROOT", os.fspath(trained))
     refused(capsys, main(["Tiny", "0", "--device", "cpu"]), "--resume")
+
+
+def test_a_fold_that_another_process_trains_is_left_alone(root, capsys):
+    assert train(root, "--iterations", "1") == 0
+    before = (fold_of(root) / "checkpoint_last.pt").read_bytes()
+    with held_alone(fold_of(root)):
+        for fold, flag in (("0", "--resume"), ("0", "--overwrite"), ("all_folds", "--overwrite")):
+            said = (f"another process is training in {fold_of(root)}", "--resume")
+            refused(capsys, train(root, flag, fold=fold), *said)
+    assert (fold_of(root) / "checkpoint_last.pt").read_bytes() == before
+    assert (fold_of(root) / "operating_point.json").is_file()
+    assert train(root, "--resume") == 0
+
+
+def test_the_lock_of_a_killed_process_is_gone(tmp_path):
+    holder = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from bonemet_auto.commands.fold_folder import held_alone\n"
+        "with held_alone(Path(sys.argv[1])):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    folder = tmp_path / "results" / "fold_0"
+    killed = subprocess.run([sys.executable, "-c", holder, str(folder)], check=False)
+    assert killed.returncode == -signal.SIGKILL and not folder.exists()
+    with held_alone(folder):
+        pass
+
+
+def test_where_there_are_no_locks_a_warning_says_so(tmp_path, monkeypatch, caplog):
+    def unsupported(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with held_alone(tmp_path / "fold_0"):
+        assert "No locks available" in caplog.text and str(tmp_path / "fold_0") in caplog.text
