@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bonemet_auto.commands.common import EXIT_DONE, EXIT_SOME_FAILED
-from bonemet_auto.errors import UsageError
+from bonemet_auto.errors import StoppedError, UsageError
 
 if TYPE_CHECKING:
     from bonemet_auto.checkpoint import Progress
@@ -49,6 +49,28 @@ def held_alone(folder: Path) -> Iterator[None]:
                 path, unsupported, folder,
             )  # fmt: skip
         yield
+
+
+@contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the work on a folder, and what they leave is said.
+
+    Raises:
+        StoppedError: on either, outside the training loop, which stops after its step.
+    """
+    from bonemet_auto.training.stop import interruptible
+
+    try:
+        with interruptible():
+            yield
+    except KeyboardInterrupt as stopped:
+        way = (
+            "the same command goes on from the last checkpoint with --resume (in place of "
+            "--overwrite or --init-weights)"
+            if has_checkpoint(folder)
+            else "nothing was trained yet; give the same command again"
+        )
+        raise StoppedError(f"stopped by {str(stopped) or 'Ctrl-C'}; {way}") from None
 
 
 def checkpoints_of(folder: Path) -> tuple[Path, ...]:

@@ -16,7 +16,7 @@ from bonemet_auto.commands.common import (
     positive,
     run_command,
 )
-from bonemet_auto.commands.fold_folder import claim_folder, clear_folder, held_alone
+from bonemet_auto.commands.fold_folder import claim_folder, clear_folder, held_alone, resumable
 from bonemet_auto.errors import DataError
 from bonemet_auto.files import (
     data_root,
@@ -74,7 +74,7 @@ def _pretrain(options: argparse.Namespace) -> int:
     root = data_root(options.root)
     name = find_dataset(root, options.dataset)
     folder = results_folder(root, name, options.plan_name) / "pretrained"
-    with held_alone(folder):
+    with held_alone(folder), resumable(folder):
         return _pretrain_in(folder, name, options)
 
 

@@ -25,6 +25,7 @@ from bonemet_auto.commands.fold_folder import (
     claim_folder,
     held_alone,
     outcome_of,
+    resumable,
     start_folder,
 )
 from bonemet_auto.commands.initial_weights import initial_weights, initialise
@@ -149,7 +150,7 @@ def _train_fold(
     fold = _read_fold(root, name, options.plan_name, options.fold)
     require_raw_cases(root / "raw" / name, fold[2])
     folder = results_folder(root, name, options.plan_name) / f"fold_{options.fold}"
-    with held_alone(folder) if world.leads else nullcontext():
+    with held_alone(folder) if world.leads else nullcontext(), resumable(folder):
         return _train_in(folder, name, fold, options, started, device, world)
 
 

@@ -23,13 +23,11 @@ from bonemet_auto.errors import ModelError, StoppedError
 from bonemet_auto.model.fpn import fusion_weights
 from bonemet_auto.training.lanes import Network
 from bonemet_auto.training.log import TrainingLog, epoch_line
-from bonemet_auto.training.stop import Stop
+from bonemet_auto.training.stop import SIGNAL_DELAY_S, Stop
 from bonemet_auto.training.trainer import Trainer
 from bonemet_auto.training.watch import doubts
 
 logger = logging.getLogger(__name__)
-
-_SIGNAL_DELAY_S = 0.5
 
 
 def train(
@@ -164,9 +162,8 @@ def _next_batch(stream: Iterator[Batch], stop: Stop) -> Batch | None:
     try:
         return next(stream)
     except (RuntimeError, OSError, EOFError):
-        # A cluster sends SIGTERM to the loader's processes too, and theirs may be seen first, by
-        # what they had begun to hand over.
-        time.sleep(_SIGNAL_DELAY_S)
+        # Seen by what the loader's processes had begun to hand over.
+        time.sleep(SIGNAL_DELAY_S)
         if stop.reason() is None:
             raise
         return None

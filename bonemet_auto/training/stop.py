@@ -10,6 +10,9 @@ from types import FrameType, TracebackType
 
 STOP_FILE = "stop"
 
+SIGNAL_DELAY_S = 0.5
+"""A cluster sends SIGTERM to the loader's processes too, and theirs may be seen first."""
+
 
 class Stop:
     """Listens for Ctrl-C, SIGTERM, a time limit and a file named `stop` in the run's folder.
@@ -77,9 +80,43 @@ class Stop:
     def _heard(self, number: int, _frame: FrameType | None) -> None:
         if self._signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if number == signal.SIGTERM and hasattr(signal, "SIGCHLD"):
-            # It may have gone to the loader's processes too; their end must not raise an error in
-            # the midst of saving, as torch's handler would. Not SIG_DFL: Python writes a traceback
-            # for a signal that came before its handler was taken away.
-            signal.signal(signal.SIGCHLD, lambda *_: None)
+        if number == signal.SIGTERM:
+            _let_children_end()
         self._signal = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM interrupts as Ctrl-C does, where there is no step to end with.
+
+    `Stop` takes the signals over while it is entered. Heard in the main thread only.
+
+    Raises:
+        KeyboardInterrupt: on either; its text names a SIGTERM.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    except (RuntimeError, OSError, EOFError):
+        time.sleep(SIGNAL_DELAY_S)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    _let_children_end()
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def _let_children_end() -> None:
+    """The loader's may have got the signal, too; that must raise no error in the midst of ours.
+
+    Torch's handler would. Not SIG_DFL: Python writes a traceback for a signal that came before its
+    handler was taken away.
+    """
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, lambda *_: None)

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from bonemet_auto.training import stop as module
-from bonemet_auto.training.stop import Stop
+from bonemet_auto.training.stop import Stop, interruptible
 
 
 @pytest.mark.parametrize(("number", "said"), [("SIGINT", "Ctrl-C"), ("SIGTERM", "SIGTERM")])
@@ -21,6 +21,27 @@ def test_a_signal_asks_to_stop_and_is_given_back(tmp_path, number, said):
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), number)
     assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize(("number", "said"), [("SIGINT", ""), ("SIGTERM", "SIGTERM")])
+def test_outside_the_loop_a_signal_interrupts_at_once_and_is_given_back(number, said):
+    number = getattr(signal, number)
+    before, children = signal.getsignal(number), signal.getsignal(signal.SIGCHLD)
+    with pytest.raises(KeyboardInterrupt) as interrupted, interruptible():
+        os.kill(os.getpid(), number)
+    signal.signal(signal.SIGCHLD, children)
+    assert str(interrupted.value) == said and signal.getsignal(number) == before
+
+
+def test_the_end_of_a_child_seen_before_the_signal_of_all_is_an_interruption():
+    late = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM))
+    children = signal.getsignal(signal.SIGCHLD)
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        late.start()
+        raise RuntimeError("DataLoader worker is killed by signal: Terminated.")
+    signal.signal(signal.SIGCHLD, children)
+    with pytest.raises(RuntimeError, match="of its own"), interruptible():
+        raise RuntimeError("of its own")
 
 
 def test_a_file_asks_once_and_one_of_before_does_not_count(tmp_path):

@@ -20,6 +20,7 @@ from bonemet_auto.commands.common import parse_duration
 from bonemet_auto.commands.fold_folder import held_alone
 from bonemet_auto.commands.train import _conclude, main
 from bonemet_auto.errors import StoppedError
+from bonemet_auto.inference import predict
 from bonemet_auto.plan_schema import Plan
 from bonemet_auto.schema import OperatingPoint, read_json, write_json
 from bonemet_auto.training import budget, log
@@ -404,6 +405,33 @@ def test_a_fold_that_another_process_trains_is_left_alone(root, capsys):
     assert (fold_of(root) / "checkpoint_last.pt").read_bytes() == before
     assert (fold_of(root) / "operating_point.json").is_file()
     assert train(root, "--resume") == 0
+
+
+def interrupt(monkeypatch, module, name, number):
+    """Send a signal in place of a call."""
+    monkeypatch.setattr(module, name, lambda *_, **__: os.kill(os.getpid(), number))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_validation_cases_are_predicted_leaves_them_to_resume(
+    root, monkeypatch, capsys, number
+):
+    with monkeypatch.context() as patched:
+        interrupt(patched, predict, "find_lesions", number)
+        assert train(root, "--iterations", "2") == 4
+    said = capsys.readouterr().err
+    assert f"stopped by {'Ctrl-C' if number == signal.SIGINT else 'SIGTERM'}" in said
+    assert "--resume" in said and "Traceback" not in said
+    assert not (fold_of(root) / "operating_point.json").exists()
+    assert train(root, "--resume") == 0
+    assert (fold_of(root) / "operating_point.json").is_file()
+
+
+def test_a_signal_while_a_budget_is_timed_leaves_nothing(root, monkeypatch, capsys):
+    interrupt(monkeypatch, budget, "step_seconds", signal.SIGTERM)
+    assert train(root, "--time-budget", "10m") == 4
+    assert "nothing was trained yet; give the same command again" in capsys.readouterr().err
+    assert not fold_of(root).exists()
 
 
 def test_the_lock_of_a_killed_process_is_gone(tmp_path):
