@@ -74,7 +74,7 @@ def untrained(tmp_path_factory):
     """A folder with what pages speak of: a dataset, new scans, their labels, an export, a model."""
     work = tmp_path_factory.mktemp("untrained")
     write_cohort(work / "bonemet_data" / "raw" / DATASET, n_cases=6)
-    folds = Splits(seed=0, validation=(("case_000", "case_001"), ("case_002", "case_003")))
+    folds = Splits(seed=0, validation=(("case_000",), ("case_001",)))
     write_json(work / "bonemet_data" / "preprocessed" / DATASET / "splits.json", folds)
     for number in range(2):
         hu, instances = make_scan(np.random.default_rng([9, number]))
@@ -88,7 +88,7 @@ def untrained(tmp_path_factory):
     write_series(
         work / "export" / "A", Volume(make_scan(np.random.default_rng([9, 2]))[0], GEOMETRY)
     )
-    write_model(work / "model")
+    write_model(work / "model", folds=(0,))
     return work
 
 
