@@ -79,7 +79,7 @@ def _consolidate(options: argparse.Namespace) -> int:
     logger.info("patient: %s", settings.reason)
     _cross_validate(drawn, dataset.folder / "labelsTr", results)
     _write_model(root, name, results, plan, folds, settings, len(cases))
-    logger.info("%s is complete; predict with bonemet_predict -m %s", out, out)
+    logger.info("%s is complete; bonemet_predict -i SCANS -o RESULTS -m %s", out, out)
     return EXIT_DONE
 
 

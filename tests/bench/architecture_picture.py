@@ -27,9 +27,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     options = parser.parse_args()
-    style = {"svg.hashsalt": "architecture", "font.family": "DejaVu Sans", "font.size": 8.5}
+    style = {"svg.hashsalt": "architecture", "font.family": "DejaVu Sans", "font.size": 8.3}
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(11.2, 6.4), facecolor="white")
+        figure = Figure(figsize=(9.9, 5.7), facecolor="white")
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set(xlim=(0, 124), ylim=(0, 74))
         axes.set_axis_off()
@@ -68,8 +68,8 @@ def draw_neck(axes: Axes) -> None:
     for (_, upper), (_, lower) in zip(LEVELS[1:-1], LEVELS[2:], strict=True):
         arrow(axes, (46, lower + HEIGHT / 2), (46, upper - HEIGHT / 2))
         arrow(axes, (62, upper - HEIGHT / 2), (62, lower + HEIGHT / 2))
-    axes.text(46, 0.6, "down: coarse\nto fine", ha="center", color=LINE, fontsize=7.5)
-    axes.text(62, 0.6, "and up again:\nfine to coarse", ha="center", color=LINE, fontsize=7.5)
+    axes.text(46, 0.6, "down: coarse\nto fine", ha="center", color=LINE, fontsize=7)
+    axes.text(62, 0.6, "and up again:\nfine to coarse", ha="center", color=LINE, fontsize=7)
     heading(axes, 54, "Fusion neck", 55)
 
 
@@ -112,7 +112,7 @@ def draw_legend(axes: Axes) -> None:
         (34, OURS, "our reading,\nor our addition"),
     ):
         axes.add_patch(FancyBboxPatch((1, y), 2, 2, boxstyle="round,pad=0.2", fc=colour, ec=EDGE))
-        axes.text(4.2, y + 1, label, va="center", fontsize=7)
+        axes.text(4.2, y + 1, label, va="center", fontsize=6.6)
 
 
 def box(axes: Axes, x: float, y: float, width: float, label: str, colour: str) -> None:

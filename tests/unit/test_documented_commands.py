@@ -15,7 +15,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 
-from bonemet_auto.images import Volume
+from bonemet_auto.images import Volume, write_volume
 from bonemet_auto.schema import Splits, write_json
 from planners import PLANNERS
 from planners.default import make_plan
@@ -85,11 +85,21 @@ def untrained(tmp_path_factory):
         shutil.copytree(work / "labelsTs", work / folder)
     for part in ("imagesTs", "labelsTs"):
         shutil.move(work / part, work / "bonemet_data" / "raw" / DATASET / part)
-    write_series(
-        work / "export" / "A", Volume(make_scan(np.random.default_rng([9, 2]))[0], GEOMETRY)
-    )
     write_model(work / "model", folds=(0,))
+    write_export(work)
     return work
+
+
+def write_export(work):
+    """A study of a PACS: a CT series, and a segmentation of two lesions on it."""
+    hu, instances = make_scan(np.random.default_rng([9, 2]))
+    write_series(work / "export" / "A", Volume(hu, GEOMETRY))
+    write_volume(work / "drawn.nii.gz", Volume(instances, GEOMETRY))
+    places = ["-i", work / "export", "-o", work / "drawn", "-m", work / "model"]
+    more = ["--lesions", work / "drawn.nii.gz", "--formats", "dicom"]
+    assert call(["bonemet_predict", *map(str, [*places, *more])]) == 0
+    (segmentation,) = (work / "drawn_dicom").glob("*_seg.dcm")
+    shutil.move(segmentation, work / "export" / "A")
 
 
 @pytest.fixture(scope="module")
