@@ -3,6 +3,9 @@
 import re
 from pathlib import Path
 
+from pygments.lexers.special import TextLexer
+from sphinx.application import Sphinx
+
 project = "bonemet_auto"
 author = "The bonemet_auto authors"
 copyright = "The bonemet_auto authors, Apache-2.0"  # noqa: A001  the name that Sphinx reads
@@ -17,3 +20,8 @@ highlight_language = "none"
 html_theme = "furo"
 html_title = f"bonemet_auto {release}"
 html_static_path: list[str] = []
+
+
+def setup(app: Sphinx) -> None:
+    """Show tables in CSV as plain text: Pygments has no lexer of theirs."""
+    app.add_lexer("csv", TextLexer)
