@@ -1,10 +1,11 @@
 """Figures with 95 % intervals by resampling patients.
 
 A statistic is a function of patient weights: how often each patient was drawn. That makes the point
-estimate (all weights 1) and all replicates one call, and keeps every lesion with its patient.
+estimate (all weights 1) and all replicates one call, keeps every lesion with its patient, and pairs
+two predictions of the same patients: both are read at the same weights.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +13,12 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 IdArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 Statistic = Callable[[FloatArray], FloatArray]
-"""Maps (replicates, patients) weights to (replicates,) values, NaN where a value is undefined."""
+"""Maps (replicates, patients) weights to (replicates,) values: NaN where a value is undefined."""
+
+REPLICATES = 2000
+NORMAL_975 = 1.959963984540054
 
 _REPLICATES_AT_ONCE = 100
 """Bounds the memory of statistics that hold one number per replicate and candidate."""
@@ -32,6 +37,40 @@ class Figure:
     high: float | None
     n: int
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % interval in closed form and its name; without ends where it does not exist."""
+
+    low: float | None
+    high: float | None
+    note: str
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A figure before it is read: what it is at any patient weights.
+
+    Attributes:
+        statistic: the figure as a function of patient weights.
+        n: number of units that it counts.
+        note: what `n` counts, and if the value is undefined why that is so.
+        interval: in closed form; None where patients are resampled.
+    """
+
+    statistic: Statistic
+    n: int
+    note: str
+    interval: Interval | None = None
+
+    def value(self, n_patients: int) -> float:
+        """The figure over all patients, NaN where it is undefined."""
+        return float(self.statistic(np.ones((1, n_patients)))[0])
+
+
+Measures = Mapping[str, Mapping[str, Measure]]
+Figures = Mapping[str, Mapping[str, Figure]]
 
 
 def undefined(n: int, reason: str) -> Figure:
@@ -59,6 +98,33 @@ def mean_statistic(values: FloatArray, patients: IdArray, n_patients: int) -> St
     return lambda weights: ratio(weights @ sums, weights @ counts)
 
 
+def batches(weights: FloatArray) -> Iterator[FloatArray]:
+    """The replicates, a bounded number at a time."""
+    for start in range(0, len(weights), _REPLICATES_AT_ONCE):
+        yield weights[start : start + _REPLICATES_AT_ONCE]
+
+
+def replicate(statistic: Statistic, weights: FloatArray) -> FloatArray:
+    """(replicates,) values of a statistic."""
+    return np.concatenate([np.empty(0), *(statistic(batch) for batch in batches(weights))])
+
+
+def percentile_interval(replicates: FloatArray, n_patients: int, note: str) -> Interval:
+    """Percentile interval of the replicates that have a value; `note` grows by what was amiss."""
+    defined = replicates[~np.isnan(replicates)]
+    if n_patients < 2 or not defined.size:
+        return Interval(None, None, f"{note}; no interval from one patient or no replicate")
+    if defined.size < replicates.size:
+        note += f"; undefined in {replicates.size - defined.size} of {replicates.size} replicates"
+    with np.errstate(invalid="ignore"):
+        low, high = np.quantile(defined, [0.025, 0.975])
+    if not np.isfinite([low, high]).all():
+        return Interval(None, None, f"{note}; no interval: infinite in too many replicates")
+    if low == high:
+        return Interval(None, None, f"{note}; no interval: the same in all replicates")
+    return Interval(float(low), float(high), note)
+
+
 def bootstrap_figure(statistic: Statistic, weights: FloatArray, n: int, note: str) -> Figure:
     """Value over all patients with the percentile interval of the replicates.
 
@@ -68,17 +134,27 @@ def bootstrap_figure(statistic: Statistic, weights: FloatArray, n: int, note: st
         n: number of units that the figure counts.
         note: what `n` counts, and if the value is undefined why that is so.
     """
+    return figure_of(Measure(statistic, n, note), weights)
+
+
+def figure_of(measure: Measure, weights: FloatArray) -> Figure:
+    """Read a measure, with its own interval or else that of the replicates."""
     n_patients = weights.shape[1]
-    value = float(statistic(np.ones((1, n_patients)))[0])
-    if np.isnan(value):
-        return undefined(n, note)
-    starts = range(0, len(weights), _REPLICATES_AT_ONCE)
-    parts = [statistic(weights[start : start + _REPLICATES_AT_ONCE]) for start in starts]
-    replicates = np.concatenate([np.empty(0), *parts])
-    defined = replicates[~np.isnan(replicates)]
-    if n_patients < 2 or not defined.size:
-        return Figure(value, None, None, n, f"{note}; no interval from one patient or no replicate")
-    low, high = np.quantile(defined, [0.025, 0.975])
-    if defined.size < replicates.size:
-        note += f"; undefined in {replicates.size - defined.size} of {replicates.size} replicates"
-    return Figure(value, float(low), float(high), n, note)
+    value = measure.value(n_patients)
+    if not np.isfinite(value):
+        return undefined(measure.n, measure.note)
+    interval = measure.interval
+    if interval is None:
+        replicates = replicate(measure.statistic, weights)
+        interval = percentile_interval(replicates, n_patients, measure.note)
+    else:
+        interval = Interval(interval.low, interval.high, f"{measure.note}; {interval.note}")
+    return Figure(value, interval.low, interval.high, measure.n, interval.note)
+
+
+def read_measures(measures: Measures, weights: FloatArray) -> Figures:
+    """All figures of a cohort from the same resampled patients."""
+    return {
+        group: {name: figure_of(measure, weights) for name, measure in named.items()}
+        for group, named in measures.items()
+    }

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure as Plot
 
 from bonemet_auto import __version__
 from bonemet_auto.errors import DataError
-from bonemet_auto.evaluation.bootstrap import Figure
+from bonemet_auto.evaluation.bootstrap import Figure, Figures
 from bonemet_auto.evaluation.detection import FROC_RATES
-from bonemet_auto.evaluation.evaluate import Evaluation, Figures
+from bonemet_auto.evaluation.evaluate import Evaluation
 from bonemet_auto.evaluation.table import PAPER_TABLE
 from bonemet_auto.files import write_text
 from bonemet_auto.images import list_images

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bonemet_auto.evaluation.bootstrap import mean_statistic
-from bonemet_auto.evaluation.classification import auc_statistic, delong_figure
+from bonemet_auto.evaluation.classification import auc_statistic, delong_measure
 from bonemet_auto.evaluation.detection import Candidates, average_precision
 
 metrics = pytest.importorskip("sklearn.metrics")
@@ -23,7 +23,8 @@ def data(request):
 def test_auc(data):
     scores, truth, weights = data
     statistic = auc_statistic(scores, truth, np.arange(80))
-    assert delong_figure(scores, truth).value == pytest.approx(metrics.roc_auc_score(truth, scores))
+    delong = delong_measure(scores, truth, np.arange(80), "patients")
+    assert delong.value(80) == pytest.approx(metrics.roc_auc_score(truth, scores))
     expected = metrics.roc_auc_score(truth, scores, sample_weight=weights)
     np.testing.assert_allclose(statistic(weights[None]), [expected])
 

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from bonemet_auto.evaluation.classification import auc_statistic, delong_figure
+from bonemet_auto.evaluation.bootstrap import figure_of
+from bonemet_auto.evaluation.classification import auc_statistic, delong_measure
 from bonemet_auto.evaluation.detection import Candidates, average_precision, froc_sensitivity
 from bonemet_auto.evaluation.operating_point import ScoredCase, choose_operating_point
 from bonemet_auto.evaluation.pairing import match_lesions
@@ -128,7 +129,8 @@ TWO_CLASSES = st.tuples(
 def test_delong_agrees_with_all_pairs(data):
     scores, positive = data
     auc, variance = slow_delong(scores, positive)
-    figure = delong_figure(scores, positive)
+    measure = delong_measure(scores, positive, np.arange(scores.size), "patients")
+    figure = figure_of(measure, np.ones((1, scores.size)))
     assert figure.value == pytest.approx(auc)
     if 0 < auc < 1:
         half_width = 1.959963984540054 * np.sqrt(variance) / (auc * (1 - auc))

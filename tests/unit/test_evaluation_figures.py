@@ -3,8 +3,13 @@ import time
 import numpy as np
 import pytest
 
-from bonemet_auto.evaluation.bootstrap import bootstrap_figure, mean_statistic, patient_weights
-from bonemet_auto.evaluation.classification import auc_statistic, delong_figure, wilson_figure
+from bonemet_auto.evaluation.bootstrap import (
+    bootstrap_figure,
+    figure_of,
+    mean_statistic,
+    patient_weights,
+)
+from bonemet_auto.evaluation.classification import auc_statistic, delong_measure, share_measure
 from bonemet_auto.evaluation.detection import (
     FROC_RATES,
     Candidates,
@@ -148,11 +153,42 @@ def test_replicates_without_a_value_are_counted_and_one_patient_has_no_interval(
     assert (alone.value, alone.low, alone.high) == (0.5, None, None)
 
 
+def share_figure(successes, patients=None):
+    successes = np.array(successes, bool)
+    patients = np.arange(successes.size) if patients is None else np.array(patients)
+    n_patients = int(max(patients, default=0)) + 1
+    measure = share_measure(successes, patients, n_patients, "lesions", "none")
+    return figure_of(measure, patient_weights(n_patients, 300, np.random.default_rng(0)))
+
+
 def test_wilson_interval_of_a_known_example():
-    figure = wilson_figure(np.arange(10) < 8, "none")
+    figure = share_figure(np.arange(10) < 8)
     assert (figure.low, figure.high) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
-    assert wilson_figure(np.ones(5, bool), "none").high == 1.0
-    assert wilson_figure(np.empty(0, bool), "none").note == "none"
+    assert share_figure(np.ones(5)).high == 1.0
+    assert share_figure([]).note == "none"
+
+
+def test_a_share_of_lesions_that_share_patients_comes_from_resampling_them():
+    figure = share_figure([1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1])
+    assert (figure.value, figure.low, figure.high, figure.note) == (0.5, 0, 1, "lesions")
+
+
+def test_lesions_that_all_agree_still_leave_doubt_as_large_as_that_of_their_patients():
+    figure, of_patients = share_figure(np.ones(12), np.arange(12) // 3), share_figure(np.ones(4))
+    assert (figure.low, figure.high) == (of_patients.low, of_patients.high)
+    assert (figure.n, figure.note) == (12, "lesions; Wilson interval of 4 patients")
+
+
+def test_a_figure_that_is_the_same_in_all_replicates_has_no_interval_of_width_zero():
+    weights = patient_weights(4, 50, np.random.default_rng(0))
+    figure = bootstrap_figure(mean_statistic(np.zeros(4), np.arange(4), 4), weights, 4, "scans")
+    assert (figure.value, figure.low, figure.high) == (0, None, None)
+    assert figure.note == "scans; no interval: the same in all replicates"
+
+
+def delong_figure(scores, truth):
+    measure = delong_measure(scores, truth, np.arange(truth.size), "patients")
+    return figure_of(measure, np.ones((1, truth.size)))
 
 
 @pytest.mark.parametrize("positive", [[], [True, True], [False]])

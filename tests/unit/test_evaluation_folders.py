@@ -108,12 +108,27 @@ def test_every_figure_of_a_small_cohort_is_the_one_worked_out_by_hand(folders, t
         ("lesion", "dsc_matched"): 0.5,
         ("lesion", "dsc_all"): 0.5 / 3,
         ("lesion", "source_auc"): None,
+        ("lesion", "source_ap"): None,
+        ("lesion", "source_accuracy"): 1,
+        ("lesion", "source_sensitivity"): 1,
+        ("lesion", "source_specificity"): None,
+        ("lesion", "source_ppv"): 1,
+        ("lesion", "source_npv"): None,
         ("lesion", "source_brier"): 0.2**2,
+        ("lesion", "source_ece"): 0.2,
+        ("lesion", "source_calibration_slope"): None,
+        ("lesion", "source_calibration_intercept"): None,
         ("patient", "auc"): 1,
         ("patient", "auc_delong"): 1,
         ("patient", "accuracy"): 1,
         ("patient", "sensitivity"): 1,
         ("patient", "specificity"): 1,
+        ("patient", "ap"): 1,
+        ("patient", "ppv"): 1,
+        ("patient", "npv"): 1,
+        ("patient", "ece"): (0.28 + 0.3) / 2,
+        ("patient", "calibration_slope"): None,
+        ("patient", "calibration_intercept"): -np.log(0.72 / 0.28 * 0.3 / 0.7) / 2,
         ("patient", "brier"): (0.28**2 + 0.3**2) / 2,
     }
     assert figures == pytest.approx(expected)
@@ -156,6 +171,12 @@ def test_an_undefined_figure_says_why(folders):
         figures["segmentation"]["voxel_sensitivity"].note
     )
     assert figures["detection"]["sensitivity_above_20mm"].n == 0
+    assert {name: figures["lesion"][f"source_{name}"].note for name in ("specificity", "npv")} == {
+        "specificity": "no negative found lesions",
+        "npv": "no found lesions called negative",
+    }
+    slope = figures["patient"]["calibration_slope"]
+    assert slope.note == "infinite: a threshold parts the classes"
 
 
 def test_a_cohort_of_one_healthy_scan_is_ordinary(tmp_path):
