@@ -6,6 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bonemet_auto.commands.common import EXIT_DONE, command_parser, run_command
+from bonemet_auto.commands.evaluate_parts import (
+    evaluate,
+    level_table,
+    print_subgroups,
+    read_predictions,
+    show_comparison,
+    show_folds,
+    with_subgroups,
+)
 from bonemet_auto.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -16,16 +25,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_parser(
         "bonemet_evaluate", "Compare predictions with references, with 95 % intervals."
     )
-    parser.add_argument(
-        "--pred", type=Path, required=True, help="folder that bonemet_predict wrote, or alike"
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--pred", type=Path, help="folder that bonemet_predict wrote, or alike")
+    source.add_argument(
+        "--folds",
+        type=Path,
+        metavar="RESULTS",
+        help="instead: a plan's results; the validation cases of its folds, pooled and by fold",
     )
     parser.add_argument(
         "--ref", type=Path, required=True, help="folder of CASE.nii.gz and CASE.json, as labelsTs"
     )
     parser.add_argument(
+        "--pred-on-reference",
+        type=Path,
+        metavar="DIR",
+        help="what bonemet_predict --lesions wrote of the references: adds figures of sources that "
+        "are estimated on the references' own lesions",
+    )
+    parser.add_argument(
+        "--versus",
+        type=Path,
+        metavar="P2",
+        help="predictions of the same scans by another model: differences with paired intervals",
+    )
+    parser.add_argument(
+        "--subgroups",
+        type=Path,
+        metavar="TABLE.csv",
+        help="table with a row for each case or patient_id: figures by its columns",
+    )
+    parser.add_argument(
+        "--by", nargs="+", default=[], metavar="COLUMN", help="columns of it; otherwise all"
+    )
+    parser.add_argument(
         "--out",
         type=Path,
-        help="folder for metrics.json, patients.csv, lesions.csv and report.html",
+        help="folder for metrics.json, tables and report.html",
     )
     parser.add_argument(
         "--images",
@@ -36,21 +72,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> int:
-    from bonemet_auto.evaluation.evaluate import evaluate_folders, write_evaluation
+    from bonemet_auto.evaluation.cross_validation import pool, read_folds
+    from bonemet_auto.evaluation.evaluate import write_evaluation
     from bonemet_auto.evaluation.table import format_table
 
+    _refuse_clashes(options)
     images = _images(options)
-    evaluation = evaluate_folders(options.pred, options.ref)
-    if evaluation.left_out:
-        logger.warning("left out, no reference: %s", ", ".join(evaluation.left_out))
+    table = level_table(options)
+    folds = read_folds(options.folds, options.ref) if options.folds else {}
+    cohort = pool(folds) if folds else read_predictions(options.pred, options.ref)
+    evaluation = with_subgroups(evaluate(options, cohort), cohort, table)
     print(format_table(evaluation))
+    print_subgroups(evaluation)
     if options.out:
+        write_evaluation(evaluation, options.out)
+    if folds:
+        show_folds(folds, evaluation, options.out)
+    if options.versus:
+        show_comparison(options, cohort)
+    if options.out and not folds:
         from bonemet_auto.report.html import write_report
 
-        write_evaluation(evaluation, options.out)
         report = write_report(options.pred, options.ref, images, evaluation, options.out)
         logger.info("wrote %s and the tables beside it", report)
     return EXIT_DONE
+
+
+def _refuse_clashes(options: argparse.Namespace) -> None:
+    """Refuse flags that do not go together."""
+    if options.by and not options.subgroups:
+        raise UsageError("--by names columns of a table; give it with --subgroups.")
+    if options.folds and (options.versus or options.pred_on_reference or options.images):
+        raise UsageError(
+            "--folds is evaluated by itself, without --versus, --pred-on-reference and --images. "
+            "To compare cross-validations, give the folders cross_validation of two plans as "
+            "--pred and --versus."
+        )
+    if options.versus and options.pred_on_reference:
+        raise UsageError(
+            "--versus compares two folders; to compare estimates on the references' lesions, give "
+            "those as --pred and --versus."
+        )
 
 
 def _images(options: argparse.Namespace) -> dict[str, Path]:

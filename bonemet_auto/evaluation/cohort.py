@@ -34,7 +34,8 @@ _LESION_COLUMNS = {
     "diameter_mm": "float64", **{f"found_iou_{t}": "bool" for t in IOU_THRESHOLDS},
 }  # fmt: skip
 _CANDIDATE_COLUMNS = {
-    "patient_id": "str", "score": "float64", **{f"hit_iou_{t}": "bool" for t in IOU_THRESHOLDS}
+    "case": "str", "patient_id": "str", "score": "float64",
+    **{f"hit_iou_{t}": "bool" for t in IOU_THRESHOLDS},
 }  # fmt: skip
 
 

@@ -42,17 +42,6 @@ def mean_measure(
     return Measure(statistic, len(known), note if len(known) else empty)
 
 
-def found_measure(annotated: pd.DataFrame, iou: float, n_patients: int, empty: str) -> Measure:
-    """Share of annotated lesions that the lesions at the operating point find."""
-    return share_measure(
-        annotated[f"found_iou_{iou}"].to_numpy(bool),
-        annotated["patient"].to_numpy(np.int64),
-        n_patients,
-        "annotated lesions",
-        empty,
-    )
-
-
 def segmentation_measures(
     cases: pd.DataFrame, patients: pd.DataFrame, n_patients: int
 ) -> dict[str, Measure]:
@@ -71,21 +60,33 @@ def segmentation_measures(
     }
 
 
-def operating_measures(
-    cases: pd.DataFrame, annotated: pd.DataFrame, n_patients: int
-) -> dict[str, Measure]:
-    """What the lesions at the operating point find, by overlap and by size."""
+def found_measures(annotated: pd.DataFrame, n_patients: int) -> dict[str, Measure]:
+    """Which annotated lesions are found at the operating point, by overlap and by size."""
     measures = {
-        f"sensitivity_iou_{iou}": found_measure(annotated, iou, n_patients, _NO_LESIONS)
+        f"sensitivity_iou_{iou}": _found(annotated, iou, n_patients, _NO_LESIONS)
         for iou in IOU_THRESHOLDS
     }
-    measures["fp_per_scan"] = mean_measure(cases, "n_false_positive", n_patients, "scans", "")
     for name, (low, high, inclusive) in SIZE_BINS.items():
         of_size = annotated[annotated["diameter_mm"].between(low, high, inclusive=inclusive)]
-        measures[f"sensitivity_{name}"] = found_measure(
+        measures[f"sensitivity_{name}"] = _found(
             of_size, PRIMARY_IOU, n_patients, f"{_NO_LESIONS} of this size"
         )
     return measures
+
+
+def _found(annotated: pd.DataFrame, iou: float, n_patients: int, empty: str) -> Measure:
+    return share_measure(
+        annotated[f"found_iou_{iou}"].to_numpy(bool),
+        annotated["patient"].to_numpy(np.int64),
+        n_patients,
+        "annotated lesions",
+        empty,
+    )
+
+
+def false_positive_measures(cases: pd.DataFrame, n_patients: int) -> dict[str, Measure]:
+    """What is found beside the annotated lesions at the operating point."""
+    return {"fp_per_scan": mean_measure(cases, "n_false_positive", n_patients, "scans", "")}
 
 
 def curve_measures(cases: pd.DataFrame, candidates: pd.DataFrame) -> dict[str, Measure]:

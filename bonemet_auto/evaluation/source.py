@@ -51,6 +51,11 @@ class Estimates:
     unit: str
     note: str
 
+    def rows(self, chosen: IdArray) -> "Estimates":
+        """Some of the rows, in this order."""
+        columns = ("probability", "positive", "called", "patients")
+        return replace(self, **{name: getattr(self, name)[chosen] for name in columns})
+
 
 def lesion_estimates(lesions: pd.DataFrame, n_patients: int, unit: str) -> Estimates:
     """Annotated lesions of known source that have an estimate.
@@ -93,7 +98,7 @@ def patient_estimates(patients: pd.DataFrame, n_patients: int, note: str) -> Est
     )
 
 
-def lesion_source_measures(estimates: Estimates) -> dict[str, Measure]:
+def lesion_measures(estimates: Estimates) -> dict[str, Measure]:
     """Figures of the lesions' source, with names of their own beside those of outlines."""
     measures = {"auc": _auc(estimates), **_other_measures(estimates)}
     return {f"source_{name}": measure for name, measure in measures.items()}

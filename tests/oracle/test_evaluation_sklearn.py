@@ -12,7 +12,7 @@ from bonemet_auto.evaluation.calibration import (
 )
 from bonemet_auto.evaluation.classification import auc_statistic, delong_measure
 from bonemet_auto.evaluation.detection import Candidates, average_precision
-from bonemet_auto.evaluation.source import Estimates, lesion_source_measures
+from bonemet_auto.evaluation.source import Estimates, lesion_measures
 
 
 @pytest.fixture(params=range(5))
@@ -103,7 +103,7 @@ def test_calibration_error_sums_the_gaps_of_the_calibration_curve(lesions):
 def test_shares_of_the_confusion_matrix(lesions):
     probability, truth, patients = lesions
     called = probability >= 0.5
-    measures = lesion_source_measures(
+    measures = lesion_measures(
         Estimates(probability, truth, called, patients, 20, "lesions", "lesions")
     )
     weights = patient_draws(1)
