@@ -19,15 +19,28 @@ def calibration_error(
     """Expected calibration error: mean over rows of |share of positives - mean probability|.
 
     Both are those of the row's bin, one of `ECE_BINS` of equal width. Biased upwards where bins
-    hold few rows.
+    hold few rows: see `calibration_error_by_chance`.
 
     Source: Naeini et al., AAAI 2015.
     """
-    bins = np.minimum((probability * ECE_BINS).astype(np.int64), ECE_BINS - 1)
     gaps = np.zeros((n_patients, ECE_BINS))
-    np.add.at(gaps, (patients, bins), positive - probability)
+    np.add.at(gaps, (patients, _bins(probability)), positive - probability)
     counts = np.bincount(patients, minlength=n_patients).astype(np.float64)
     return lambda weights: ratio(np.abs(weights @ gaps).sum(axis=1), weights @ counts)
+
+
+def calibration_error_by_chance(probability: FloatArray) -> float:
+    """Calibration error to be expected of independent rows whose probabilities are all true.
+
+    The gap of each bin is taken as normal. Resampling adds this chance once more, so that intervals
+    by it would lie above the truth (measured: docs/benchmarks.md).
+    """
+    variance = np.bincount(_bins(probability), probability * (1 - probability))
+    return float(np.sqrt(2 / np.pi * variance).sum() / probability.size)
+
+
+def _bins(probability: FloatArray) -> IdArray:
+    return np.minimum((probability * ECE_BINS).astype(np.int64), ECE_BINS - 1)
 
 
 def calibration_slope(probability: FloatArray, positive: BoolArray, patients: IdArray) -> Statistic:

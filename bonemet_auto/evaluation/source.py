@@ -9,11 +9,13 @@ from bonemet_auto.evaluation.bootstrap import (
     BoolArray,
     FloatArray,
     IdArray,
+    Interval,
     Measure,
     mean_statistic,
 )
 from bonemet_auto.evaluation.calibration import (
     calibration_error,
+    calibration_error_by_chance,
     calibration_intercept,
     calibration_slope,
 )
@@ -160,12 +162,20 @@ def _calibration_measures(of: Estimates) -> dict[str, Measure]:
     slope = Measure(calibration_slope(*rows), n, note)
     return {
         "brier": Measure(mean_statistic(squared_error, of.patients, of.n_patients), n, note),
-        "ece": Measure(calibration_error(*rows, of.n_patients), n, note),
+        "ece": Measure(calibration_error(*rows, of.n_patients), n, note, _no_interval(of)),
         "calibration_slope": replace(slope, note=_slope_note(of, slope)),
         "calibration_intercept": Measure(
             calibration_intercept(*rows), n, single_class_reason(of.positive, of.unit) or note
         ),
     }
+
+
+def _no_interval(of: Estimates) -> Interval | None:
+    """What a calibration error is to be held against instead of an interval."""
+    if not of.positive.size:
+        return None
+    by_chance = calibration_error_by_chance(of.probability)
+    return Interval(None, None, f"no interval; {by_chance:.3f} by chance alone if calibrated")
 
 
 def _slope_note(of: Estimates, slope: Measure) -> str:
