@@ -5,7 +5,7 @@ estimate (all weights 1) and all replicates one call, keeps every lesion with it
 two predictions of the same patients: both are read at the same weights.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ Statistic = Callable[[FloatArray], FloatArray]
 REPLICATES = 2000
 NORMAL_975 = 1.959963984540054
 
-_REPLICATES_AT_ONCE = 100
+_REPLICATES_AT_ONCE = 50
 """Bounds the memory of statistics that hold one number per replicate and candidate."""
 
 
@@ -98,15 +98,23 @@ def mean_statistic(values: FloatArray, patients: IdArray, n_patients: int) -> St
     return lambda weights: ratio(weights @ sums, weights @ counts)
 
 
-def batches(weights: FloatArray) -> Iterator[FloatArray]:
-    """The replicates, a bounded number at a time."""
-    for start in range(0, len(weights), _REPLICATES_AT_ONCE):
-        yield weights[start : start + _REPLICATES_AT_ONCE]
-
-
 def replicate(statistic: Statistic, weights: FloatArray) -> FloatArray:
     """(replicates,) values of a statistic."""
-    return np.concatenate([np.empty(0), *(statistic(batch) for batch in batches(weights))])
+    return replicate_all([statistic], weights)[0]
+
+
+def replicate_all(statistics: Sequence[Statistic], weights: FloatArray) -> list[FloatArray]:
+    """(replicates,) values of each statistic.
+
+    All are read at a part of the draws before any is at the next: figures of one curve then share
+    its counts, and memory stays bounded.
+    """
+    values = np.empty((len(statistics), len(weights)))
+    for start in range(0, len(weights), _REPLICATES_AT_ONCE):
+        drawn = weights[start : start + _REPLICATES_AT_ONCE]
+        for row, statistic in zip(values, statistics, strict=True):
+            row[start : start + len(drawn)] = statistic(drawn)
+    return list(values)
 
 
 def percentile_interval(replicates: FloatArray, n_patients: int, note: str) -> Interval:
@@ -139,22 +147,35 @@ def bootstrap_figure(statistic: Statistic, weights: FloatArray, n: int, note: st
 
 def figure_of(measure: Measure, weights: FloatArray) -> Figure:
     """Read a measure, with its own interval or else that of the replicates."""
-    n_patients = weights.shape[1]
-    value = measure.value(n_patients)
-    if not np.isfinite(value):
-        return undefined(measure.n, measure.note)
-    interval = measure.interval
-    if interval is None:
-        replicates = replicate(measure.statistic, weights)
-        interval = percentile_interval(replicates, n_patients, measure.note)
-    else:
-        interval = Interval(interval.low, interval.high, f"{measure.note}; {interval.note}")
-    return Figure(value, interval.low, interval.high, measure.n, interval.note)
+    return read_measures({"": {"": measure}}, weights)[""][""]
 
 
 def read_measures(measures: Measures, weights: FloatArray) -> Figures:
-    """All figures of a cohort from the same resampled patients."""
+    """All figures of a cohort, those without an interval in closed form from the same draws."""
+    n_patients = weights.shape[1]
+    resampled = {
+        (group, name): measure.statistic
+        for group, named in measures.items()
+        for name, measure in named.items()
+        if measure.interval is None and np.isfinite(measure.value(n_patients))
+    }
+    values = replicate_all(list(resampled.values()), weights)
+    replicates = dict(zip(resampled, values, strict=True))
     return {
-        group: {name: figure_of(measure, weights) for name, measure in named.items()}
+        group: {
+            name: _figure(measure, n_patients, replicates.get((group, name)))
+            for name, measure in named.items()
+        }
         for group, named in measures.items()
     }
+
+
+def _figure(measure: Measure, n_patients: int, replicates: FloatArray | None) -> Figure:
+    value = measure.value(n_patients)
+    if not np.isfinite(value):
+        return undefined(measure.n, measure.note)
+    if replicates is not None:
+        interval = percentile_interval(replicates, n_patients, measure.note)
+        return Figure(value, interval.low, interval.high, measure.n, interval.note)
+    closed = measure.interval or Interval(None, None, "no interval")
+    return Figure(value, closed.low, closed.high, measure.n, f"{measure.note}; {closed.note}")

@@ -17,8 +17,9 @@ from bonemet_auto.evaluation.bootstrap import (
     BoolArray,
     FloatArray,
     Measure,
+    Measures,
     percentile_interval,
-    replicate,
+    replicate_all,
 )
 from bonemet_auto.evaluation.classification import placements, single_class_reason
 from bonemet_auto.evaluation.cohort import Cohort
@@ -66,14 +67,7 @@ def compare_cohorts(
     """
     _require_same(first, second)
     weights = cohort_weights(first, n_bootstrap, seed)
-    measured = cohort_measures(first), cohort_measures(second)
-    differences = {
-        group: {
-            name: _difference(measure, measured[1][group][name], weights)
-            for name, measure in named.items()
-        }
-        for group, named in measured[0].items()
-    }
+    differences = _differences(cohort_measures(first), cohort_measures(second), weights)
     estimates = _paired(source_estimates(first)["patient"], source_estimates(second)["patient"])
     patient = differences["patient"]
     patient["auc_delong"] = delong_difference(*estimates)
@@ -93,26 +87,39 @@ def _require_same(first: Cohort, second: Cohort) -> None:
         )
 
 
-def _difference(first: Measure, second: Measure, weights: FloatArray) -> Difference:
-    """First less second, with the percentile interval of the replicates' differences."""
-    n_patients = weights.shape[1]
-    here, there = first.value(n_patients), second.value(n_patients)
-    if not np.isfinite([here, there]).all():
-        which, reason = ("second", second.note) if np.isfinite(here) else ("first", first.note)
-        note = f"{which}: {reason}"
-        return Difference(
-            _defined(here), _defined(there), None, None, None, first.n, second.n, note=note
-        )
+def _differences(
+    first: Measures, second: Measures, weights: FloatArray
+) -> dict[str, dict[str, Difference]]:
+    """Differences of all figures, with percentile intervals of the replicates' differences."""
+    pairs = {
+        (group, name): (measure, second[group][name])
+        for group, named in first.items()
+        for name, measure in named.items()
+    }
+    here, there = (
+        replicate_all([pair[which].statistic for pair in pairs.values()], weights)
+        for which in (0, 1)
+    )
+    differences: dict[str, dict[str, Difference]] = {group: {} for group in first}
     with np.errstate(invalid="ignore"):
-        replicates = replicate(first.statistic, weights) - replicate(second.statistic, weights)
+        for (key, pair), *replicates in zip(pairs.items(), here, there, strict=True):
+            paired = replicates[0] - replicates[1]
+            differences[key[0]][key[1]] = _difference(*pair, paired, weights.shape[1])
+    return differences
+
+
+def _difference(
+    first: Measure, second: Measure, replicates: FloatArray, n_patients: int
+) -> Difference:
+    values = first.value(n_patients), second.value(n_patients)
+    here, there = (value if np.isfinite(value) else None for value in values)
+    if here is None or there is None:
+        reason = f"first: {first.note}" if here is None else f"second: {second.note}"
+        return Difference(here, there, None, None, None, first.n, second.n, note=reason)
     note = first.note if first.note == second.note else f"{first.note} / {second.note}"
     interval = percentile_interval(replicates, n_patients, note)
     ends = interval.low, interval.high
     return Difference(here, there, here - there, *ends, first.n, second.n, note=interval.note)
-
-
-def _defined(value: float) -> float | None:
-    return value if np.isfinite(value) else None
 
 
 def _paired(first: Estimates, second: Estimates) -> tuple[Estimates, Estimates]:

@@ -1,7 +1,7 @@
 """FROC and average precision over the candidates of a cohort, as functions of patient weights."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -29,23 +29,34 @@ class Candidates:
     patients: IdArray
     references: FloatArray
     scans: FloatArray
+    _last: list[tuple[FloatArray, tuple[FloatArray, FloatArray]]] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
 
     def counts(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
         """True and false positives at each distinct score, highest first.
 
+        The last answer is kept, because figures of one curve are read at the same weights one after
+        the other.
+
         Args:
-            weights: (replicates, patients).
+            weights: (replicates, patients); not to be changed in place.
 
         Returns:
             Two (replicates, distinct scores) arrays that count all predictions down to each score.
         """
+        if not self._last or self._last[0][0] is not weights:
+            self._last[:] = [(weights, self._count(weights))]
+        return self._last[0][1]
+
+    def _count(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
         order = np.argsort(-self.scores, kind="stable")
         ranked = self.scores[order]
         # A threshold cannot fall between equal scores, so counts are read at the last of each.
         last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True)[: ranked.size])
         drawn = weights[:, self.patients[order]]
-        hits = self.hits[order]
-        return np.cumsum(drawn * hits, axis=1)[:, last], np.cumsum(drawn * ~hits, axis=1)[:, last]
+        found = np.cumsum(drawn * self.hits[order], axis=1)[:, last]
+        return found, np.cumsum(drawn, axis=1)[:, last] - found
 
 
 def froc_sensitivity(candidates: Candidates, rates: Sequence[float]) -> Statistic:
