@@ -10,7 +10,8 @@ ECE_BINS = 10
 
 _CLIP = 1e-6
 _MAX_STEPS = 200
-_TOLERANCE = 1e-9
+_TOLERANCE = 1e-7
+"""Change of a fitted logit at which a fit ends; steps near the end square it."""
 
 
 def calibration_error(
@@ -52,12 +53,9 @@ def calibration_slope(probability: FloatArray, positive: BoolArray, patients: Id
     Source: Cox, Biometrika 1958;45:562.
     """
     logits = _logits(probability)
-
-    def statistic(weights: FloatArray) -> FloatArray:
-        drawn = weights[:, patients]
-        return _fit_logistic(logits, positive, drawn)[1]
-
-    return statistic
+    intercept, slope = _fit_logistic(logits, positive, np.ones((1, logits.size)), (0.0, 0.0))
+    start = (float(intercept[0]), float(slope[0])) if np.isfinite(intercept[0]) else (0.0, 0.0)
+    return lambda weights: _fit_logistic(logits, positive, weights[:, patients], start)[1]
 
 
 def calibration_intercept(
@@ -70,12 +68,7 @@ def calibration_intercept(
     Source: Van Calster et al., BMC Medicine 2019;17:230.
     """
     logits = _logits(probability)
-
-    def statistic(weights: FloatArray) -> FloatArray:
-        drawn = weights[:, patients]
-        return _fit_intercept(logits, positive, drawn)
-
-    return statistic
+    return lambda weights: _fit_intercept(logits, positive, weights[:, patients])
 
 
 def _logits(probability: FloatArray) -> FloatArray:
@@ -102,7 +95,7 @@ def _fit_intercept(logits: FloatArray, positive: BoolArray, drawn: FloatArray) -
 
 
 def _fit_logistic(
-    logits: FloatArray, positive: BoolArray, drawn: FloatArray
+    logits: FloatArray, positive: BoolArray, drawn: FloatArray, start: tuple[float, float]
 ) -> tuple[FloatArray, FloatArray]:
     """Maximum likelihood intercepts and slopes of weighted logistic regressions on one variable.
 
@@ -114,6 +107,7 @@ def _fit_logistic(
         logits: (n,) the variable.
         positive: (n,) truth.
         drawn: (replicates, n) weights of the rows.
+        start: intercept and slope to begin with; near the answer fewer steps are needed.
 
     Returns:
         Two (replicates,) arrays. Where the classes do not overlap the slope is infinite with its
@@ -121,7 +115,7 @@ def _fit_logistic(
     """
     slope_when_apart = _slope_when_apart(logits, positive, drawn)
     fits = slope_when_apart == 0
-    intercepts, slopes = np.zeros(len(drawn)), np.zeros(len(drawn))
+    intercepts, slopes = (np.full(len(drawn), value) for value in start)
     rows = np.flatnonzero(fits)
     for _ in range(_MAX_STEPS):
         if not rows.size:
