@@ -38,10 +38,10 @@ def write_found(pred, n_patients=12, seed=0, strength=1.0):
 
 
 def write_on_reference(pred, n_patients=12):
-    """What `bonemet_predict --lesions` writes of the references."""
+    """What `bonemet_predict --lesions` writes of the references; lesions are called right at .5."""
     for number in range(n_patients):
         lesions = {} if number % 6 == 5 else {1: LESION, 2: SECOND}
         p_lung = 0.8 if number % 2 else 0.3
-        estimates = {each: (1.0, p_lung - each / 20) for each in lesions}
+        estimates = {each: (1.0, 0.47 + each / 100 + 0.02 * (number % 2)) for each in lesions}
         patient = (p_lung, number % 2) if lesions else (0.4, 0)
         write_prediction(pred, f"case_{number:02}", lesions, estimates, patient)

@@ -9,7 +9,7 @@ from bonemet_auto.evaluation.cohort import read_cohort
 from bonemet_auto.evaluation.evaluate import evaluate_cohort
 from bonemet_auto.evaluation.on_reference import is_on_reference, read_on_reference
 from tests.unit.evaluation_fakes import write_cohort, write_found, write_on_reference
-from tests.unit.test_evaluation_folders import LESION, SHIFTED, write_prediction
+from tests.unit.test_evaluation_folders import LESION, SECOND, SHIFTED, write_prediction
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_both_regimes_count_what_they_say(folders):
 
 def test_lesions_that_are_not_the_references_are_refused_by_name(folders):
     ref, found, drawn = folders
-    write_prediction(drawn, "case_03", {1: SHIFTED, 2: LESION}, {1: (1.0, 0.5), 2: (1.0, 0.5)})
+    write_prediction(drawn, "case_03", {1: SHIFTED, 2: SECOND}, {1: (1.0, 0.5), 2: (1.0, 0.5)})
     write_prediction(drawn, "case_05", {7: LESION}, {7: (1.0, 0.5)})
     with pytest.raises(DataError, match=r"case_03, case_05 are not those of .*--lesions"):
         read_on_reference(drawn, ref)
