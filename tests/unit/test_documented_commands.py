@@ -50,7 +50,7 @@ NARROW = replace(FAST, widths=(8, 8, 8, 8), depths=(0, 1, 1, 1), neck_width=8, s
 
 DATASET = "Dataset001_Spine"
 STANDS_FOR = {"docs/tutorial.md": {"bonemet_demo": "bonemet_data", "Phantom": "Spine"}}
-TRAINED = ("docs/how-to/share-a-model.md", "docs/tutorial.md")
+TRAINED = ("docs/how-to/compare-models.md", "docs/how-to/share-a-model.md", "docs/tutorial.md")
 """Pages that begin where folds are trained."""
 
 
