@@ -52,6 +52,21 @@ class Volume:
     geometry: Geometry
 
 
+@dataclass(frozen=True)
+class LesionCrop:
+    """The part of an instance map that holds its instances.
+
+    Attributes:
+        array: uint16 ids (z, y, x) in the smallest box around them; (0, 0, 0) voxels without any.
+        start: index of its first voxel in the map.
+        geometry: of the whole map.
+    """
+
+    array: npt.NDArray[np.uint16]
+    start: Index
+    geometry: Geometry
+
+
 def image_ending(name: str) -> str | None:
     """Which of `ENDINGS` a file name has, in whatever case it is written."""
     return next((ending for ending in ENDINGS if name.lower().endswith(ending)), None)
@@ -151,19 +166,23 @@ def read_instances(path: Path) -> Volume:
         DataError: as `read_hu`, and values that are fractional, negative or above 65535.
     """
     array, geometry = _read_raw(path)
-    if array.dtype.kind == "f" and (array != np.rint(array)).any():
-        example = float(array[array != np.rint(array)].flat[0])
-        raise DataError(
-            f"{path}: fractional instance id {example:g}. Ids must be whole numbers; a mask that "
-            "was resampled with interpolation has to be resampled again with nearest neighbours."
-        )
-    low, high = (array.min(), array.max()) if array.size else (0, 0)
-    if low < 0 or high > np.iinfo(np.uint16).max:
-        raise DataError(
-            f"{path}: instance ids run from {low:g} to {high:g}, expected 0 (background) to 65535. "
-            "Renumber the instances 1..n."
-        )
+    _check_ids(path, array)
     return Volume(array.astype(np.uint16), geometry)
+
+
+def crop_instances(path: Path) -> LesionCrop:
+    """As `read_instances`, but only the box around the instances: most of a scan holds none.
+
+    Raises:
+        DataError: as `read_instances`.
+    """
+    array, geometry = _read_raw(path)
+    _check_ids(path, array)
+    # Each axis is looked at in what the axes before it have left.
+    z = _drawn(array, 0)
+    y = _drawn(array[z], 1)
+    x = _drawn(array[z, y], 2)
+    return LesionCrop(array[z, y, x].astype(np.uint16), (z.start, y.start, x.start), geometry)
 
 
 def write_volume(path: Path, volume: Volume) -> None:
@@ -211,6 +230,29 @@ def _read_raw(path: Path) -> tuple[npt.NDArray[Any], Geometry]:
     if array.dtype.kind == "f":
         _refuse_non_finite(path, array)
     return array, geometry
+
+
+def _drawn(array: npt.NDArray[Any], axis: int) -> slice:
+    """From the first to the last index along an axis with a value above 0."""
+    others = tuple(other for other in range(3) if other != axis)
+    above = np.flatnonzero(array.max(axis=others, initial=0))
+    return slice(int(above[0]), int(above[-1]) + 1) if above.size else slice(0, 0)
+
+
+def _check_ids(path: Path, array: npt.NDArray[Any]) -> None:
+    """Refuse values that are no ids."""
+    if array.dtype.kind == "f" and (array != np.rint(array)).any():
+        example = float(array[array != np.rint(array)].flat[0])
+        raise DataError(
+            f"{path}: fractional instance id {example:g}. Ids must be whole numbers; a mask that "
+            "was resampled with interpolation has to be resampled again with nearest neighbours."
+        )
+    low, high = (array.min(), array.max()) if array.size else (0, 0)
+    if low < 0 or high > np.iinfo(np.uint16).max:
+        raise DataError(
+            f"{path}: instance ids run from {low:g} to {high:g}, expected 0 (background) to 65535. "
+            "Renumber the instances 1..n."
+        )
 
 
 def _nifti_values(path: Path) -> npt.NDArray[Any]:

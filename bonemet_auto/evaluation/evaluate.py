@@ -21,13 +21,14 @@ from bonemet_auto.evaluation.classification import (
     single_class_reason,
     wilson_figure,
 )
-from bonemet_auto.evaluation.cohort import IOU_THRESHOLDS, PRIMARY_IOU, Cohort, read_cohort
+from bonemet_auto.evaluation.cohort import Cohort, read_cohort
 from bonemet_auto.evaluation.detection import (
     FROC_RATES,
     Candidates,
     average_precision,
     froc_sensitivity,
 )
+from bonemet_auto.evaluation.measure import IOU_THRESHOLDS, PRIMARY_IOU
 from bonemet_auto.files import atomic_write, write_text
 from bonemet_auto.schema import FORMAT_VERSION
 
