@@ -32,15 +32,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=Path,
         help="folder of the scans, for the report's pictures; otherwise imagesTs beside labelsTs",
     )
+    parser.add_argument(
+        "-np",
+        "--processes",
+        type=int,
+        metavar="N",
+        help="scans measured at the same time (default: cores, as memory allows)",
+    )
     return run_command(parser, _work, arguments)
 
 
 def _work(options: argparse.Namespace) -> int:
+    from bonemet_auto.evaluation.cohort import useful_processes
     from bonemet_auto.evaluation.evaluate import evaluate_folders, write_evaluation
     from bonemet_auto.evaluation.table import format_table
 
+    if options.processes is not None and options.processes < 1:
+        raise UsageError(f"-np {options.processes}: give at least one process.")
     images = _images(options)
-    evaluation = evaluate_folders(options.pred, options.ref)
+    processes = options.processes or useful_processes(options.ref)
+    evaluation = evaluate_folders(options.pred, options.ref, processes=processes)
+    for note in evaluation.notes:
+        logger.warning("%s", note)
     if evaluation.left_out:
         logger.warning("left out, no reference: %s", ", ".join(evaluation.left_out))
     print(format_table(evaluation))

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from bonemet_auto.errors import DataError, UsageError
 from bonemet_auto.evaluation.folders import CaseFiles, open_predictions, open_references
 from bonemet_auto.evaluation.measure import (
+    HIT_RULES,
     IOU_THRESHOLDS,
     CaseJob,
     MeasuredCase,
@@ -47,8 +48,7 @@ _LESION_COLUMNS = {
     **{f"found_iou_{t}": "bool" for t in IOU_THRESHOLDS}, "hit_centre": "bool",
 }  # fmt: skip
 _CANDIDATE_COLUMNS = {
-    "patient_id": "str", "score": "float64", **{f"hit_iou_{t}": "bool" for t in IOU_THRESHOLDS},
-    "hit_centre": "bool",
+    "patient_id": "str", "score": "float64", **{f"hit_{rule}": "bool" for rule in HIT_RULES},
 }  # fmt: skip
 
 

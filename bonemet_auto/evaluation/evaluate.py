@@ -28,18 +28,26 @@ from bonemet_auto.evaluation.detection import (
     average_precision,
     froc_sensitivity,
 )
-from bonemet_auto.evaluation.measure import IOU_THRESHOLDS, PRIMARY_IOU
+from bonemet_auto.evaluation.means import (
+    PATIENT_MEANS,
+    SIZE_BINS,
+    Mean,
+    lesion_means,
+    segmentation_means,
+    with_volume_bias,
+)
+from bonemet_auto.evaluation.measure import (
+    CENTRE_RULE,
+    HIT_RULES,
+    IOU_THRESHOLDS,
+    PRIMARY_IOU,
+    PRIMARY_RULE,
+)
+from bonemet_auto.evaluation.rules import RULES
 from bonemet_auto.files import atomic_write, write_text
 from bonemet_auto.schema import FORMAT_VERSION
 
 Figures = Mapping[str, Mapping[str, Figure]]
-
-SIZE_BINS = {
-    "below_10mm": (0.0, 10.0, "left"),
-    "10_to_20mm": (10.0, 20.0, "both"),
-    "above_20mm": (20.0, np.inf, "right"),
-}
-"""Bounds of the diameter, and which of them belong to the bin."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +59,14 @@ class Evaluation:
         lesions: one row per annotated lesion and per false positive.
         figures: segmentation, detection, lesion and patient figures by name.
         left_out: predicted cases without a reference.
+        notes: how folders were read that are not in our format.
     """
 
     cases: pd.DataFrame
     lesions: pd.DataFrame
     figures: Figures
     left_out: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def evaluate_folders(
@@ -65,22 +75,29 @@ def evaluate_folders(
     n_bootstrap: int = 1000,
     seed: int = 0,
     cases: Collection[str] | None = None,
+    processes: int = 1,
 ) -> Evaluation:
     """Evaluate a folder of predictions against a folder of references.
 
     Args:
-        pred: folder in our prediction format; predictions without a reference are left out.
-        ref: folder of CASE.nii.gz and CASE.json, as `labelsTs` of a raw dataset.
+        pred: predictions as `cohort.read_cohort` takes them; those without a reference are left
+            out.
+        ref: references as `cohort.read_cohort` takes them.
         n_bootstrap: resamplings of the patients behind each interval.
         seed: of the resampling; equal inputs and seeds give equal figures.
         cases: names of the cases to evaluate; None for all references.
+        processes: that measure cases at the same time.
 
     Raises:
         DataError: as `cohort.read_cohort`.
     """
-    cohort = read_cohort(pred, ref, cases)
+    cohort = read_cohort(pred, ref, cases, processes)
     return Evaluation(
-        cohort.cases, cohort.lesions, cohort_figures(cohort, n_bootstrap, seed), cohort.left_out
+        cohort.cases,
+        cohort.lesions,
+        cohort_figures(cohort, n_bootstrap, seed),
+        cohort.left_out,
+        cohort.notes,
     )
 
 
@@ -95,7 +112,7 @@ def cohort_figures(cohort: Cohort, n_bootstrap: int, seed: int) -> Figures:
     patients = _patients(cases)
     annotated = lesions[lesions["reference_id"] > 0]
     return {
-        "segmentation": _segmentation_figures(cases, patients, weights),
+        "segmentation": _mean_figures(segmentation_means(cases, patients), weights),
         "detection": _operating_figures(cases, annotated, weights)
         | _curve_figures(cases, candidates, weights),
         "lesion": _lesion_figures(annotated, weights),
@@ -104,17 +121,17 @@ def cohort_figures(cohort: Cohort, n_bootstrap: int, seed: int) -> Figures:
 
 
 def _patients(cases: pd.DataFrame) -> pd.DataFrame:
-    """One row per patient: mean of the voxel figures, highest probability and label.
+    """One row per patient: mean of the figures of outlines, highest probability and label.
 
     A patient is positive if any scan is, otherwise unknown if any scan is.
     """
-    grouped = cases.groupby("patient", sort=True)
-    voxel_figures = grouped[["dsc", "voxel_sensitivity", "voxel_specificity"]].mean()
+    grouped = with_volume_bias(cases).groupby("patient", sort=True)
+    means = grouped[list(PATIENT_MEANS)].mean()
     highest = grouped[["probability", "predicted_label", "patient_label"]].max()
     unknown = cases["patient_label"].isna().groupby(cases["patient"]).any()
     hidden = unknown & (highest["patient_label"] != 1).fillna(True)
     highest["patient_label"] = highest["patient_label"].mask(hidden)
-    return voxel_figures.join(highest).reset_index()
+    return means.join(highest).reset_index()
 
 
 def _mean_figure(
@@ -128,20 +145,10 @@ def _mean_figure(
     return bootstrap_figure(statistic, weights, len(known), note if len(known) else empty)
 
 
-def _segmentation_figures(
-    cases: pd.DataFrame, patients: pd.DataFrame, weights: FloatArray
-) -> dict[str, Figure]:
-    empty = int((cases["n_reference"] == 0).sum())
-    left_out = f"patients; {empty} of {len(cases)} scans left out (empty reference)"
-    no_background = "every scan is filled by its reference"
+def _mean_figures(means: Mapping[str, Mean], weights: FloatArray) -> dict[str, Figure]:
     return {
-        "dsc": _mean_figure(patients, "dsc", weights, "patients", ""),
-        "voxel_sensitivity": _mean_figure(
-            patients, "voxel_sensitivity", weights, left_out, f"all {empty} references are empty"
-        ),
-        "voxel_specificity": _mean_figure(
-            patients, "voxel_specificity", weights, "patients", no_background
-        ),
+        name: _mean_figure(mean.rows, mean.column, weights, mean.note, mean.empty)
+        for name, mean in means.items()
     }
 
 
@@ -156,7 +163,13 @@ def _operating_figures(
         )
         for t in IOU_THRESHOLDS
     }
+    figures["sensitivity_centre"] = _mean_figure(
+        annotated, "hit_centre", weights, "annotated lesions", none
+    )
     figures["fp_per_scan"] = _mean_figure(cases, "n_false_positive", weights, "scans", "")
+    figures["fp_per_scan_centre"] = _mean_figure(
+        cases, "n_false_positive_centre", weights, "scans", ""
+    )
     for name, (low, high, inclusive) in SIZE_BINS.items():
         of_size = annotated[annotated["diameter_mm"].between(low, high, inclusive=inclusive)]
         figures[f"sensitivity_{name}"] = _mean_figure(
@@ -174,21 +187,22 @@ def _curve_figures(
 ) -> dict[str, Figure]:
     """Figures over all thresholds, from lesions and candidates."""
     scored = {
-        t: Candidates(
+        rule: Candidates(
             candidates["score"].to_numpy(np.float64),
-            candidates[f"hit_iou_{t}"].to_numpy(bool),
+            candidates[f"hit_{rule}"].to_numpy(bool),
             candidates["patient"].to_numpy(np.int64),
             np.bincount(cases["patient"], cases["n_reference"]).astype(np.float64),
             np.bincount(cases["patient"]).astype(np.float64),
         )
-        for t in IOU_THRESHOLDS
+        for rule in HIT_RULES
     }
-    primary = scored[PRIMARY_IOU]
-    statistics = {
-        f"sensitivity_at_{rate:g}_fp": froc_sensitivity(primary, (rate,)) for rate in FROC_RATES
-    }
-    statistics["cpm"] = froc_sensitivity(primary, FROC_RATES)
-    statistics |= {f"ap_iou_{t}": average_precision(scored[t]) for t in IOU_THRESHOLDS}
+    statistics = {}
+    for rule, ending in ((PRIMARY_RULE, ""), (CENTRE_RULE, f"_{CENTRE_RULE}")):
+        for rate in FROC_RATES:
+            name = f"sensitivity_at_{rate:g}_fp{ending}"
+            statistics[name] = froc_sensitivity(scored[rule], (rate,))
+        statistics[f"cpm{ending}"] = froc_sensitivity(scored[rule], FROC_RATES)
+    statistics |= {f"ap_{rule}": average_precision(scored[rule]) for rule in HIT_RULES}
     n = int(cases["n_reference"].sum())
     note = "annotated lesions" if n else "no annotated lesions"
     return {name: bootstrap_figure(each, weights, n, note) for name, each in statistics.items()}
@@ -196,11 +210,7 @@ def _curve_figures(
 
 def _lesion_figures(annotated: pd.DataFrame, weights: FloatArray) -> dict[str, Figure]:
     found = annotated[annotated[f"found_iou_{PRIMARY_IOU}"]]
-    return {
-        "dsc_matched": _mean_figure(found, "dsc", weights, "found lesions", "no lesion was found"),
-        "dsc_all": _mean_figure(
-            annotated, "dsc", weights, "annotated lesions, missed ones 0", "no annotated lesions"
-        ),
+    return _mean_figures(lesion_means(annotated), weights) | {
         "source_auc": _auc_figure(found, "is_lung", "p_lung_metastasis", weights, "found lesions"),
         "source_brier": _brier_figure(
             found, "is_lung", "p_lung_metastasis", weights, "found lesions"
@@ -255,6 +265,8 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> None:
         "n_scans": len(evaluation.cases),
         "n_patients": int(evaluation.cases["patient_id"].nunique()),
         "left_out": evaluation.left_out,
+        "inputs": evaluation.notes,
+        "rules": RULES,
         "figures": {
             group: {name: asdict(figure) for name, figure in figures.items()}
             for group, figures in evaluation.figures.items()

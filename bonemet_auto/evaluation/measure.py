@@ -26,8 +26,10 @@ PRIMARY_IOU = IOU_THRESHOLDS[0]
 
 Row = dict[str, Any]
 
-_PRIMARY = f"iou_{PRIMARY_IOU}"
-_CENTRE = "centre"
+PRIMARY_RULE = f"iou_{PRIMARY_IOU}"
+CENTRE_RULE = "centre"
+HIT_RULES = (*(f"iou_{t}" for t in IOU_THRESHOLDS), CENTRE_RULE)
+"""Names of what may count as a hit: a mask IoU, or the prediction's centre."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def measure_case(job: CaseJob) -> MeasuredCase:
     of_case = {"case": job.case, "patient_id": reference.labels.patient_id or job.case}
     hits = _hits(prediction, prediction.lesion_scores)
     lesions = _annotated_rows(reference, prediction, hits, job.positive_class)
-    lesions += _false_positive_rows(reference, prediction, hits[_PRIMARY])
+    lesions += _false_positive_rows(reference, prediction, hits[PRIMARY_RULE])
     return MeasuredCase(
         of_case | _case_row(reference, prediction, hits, job.positive_class),
         [of_case | row for row in lesions],
@@ -73,7 +75,7 @@ def measure_case(job: CaseJob) -> MeasuredCase:
 def _hits(prediction: Prediction, scores: Mapping[int, float]) -> dict[str, dict[int, Match]]:
     """What each prediction found, under each rule of what a hit is."""
     by_iou = {f"iou_{t}": match_overlaps(prediction.pairs, scores, t) for t in IOU_THRESHOLDS}
-    return by_iou | {_CENTRE: match_overlaps(prediction.centre_hits, scores, 1.0)}
+    return by_iou | {CENTRE_RULE: match_overlaps(prediction.centre_hits, scores, 1.0)}
 
 
 def _case_row(
@@ -83,8 +85,9 @@ def _case_row(
     positive_class: int,
 ) -> Row:
     patient = prediction.patient
-    n_found, n_centre = (
-        sum(match.reference > 0 for match in hits[rule].values()) for rule in (_PRIMARY, _CENTRE)
+    found, centre = (
+        sum(match.reference > 0 for match in hits[rule].values())
+        for rule in (PRIMARY_RULE, CENTRE_RULE)
     )
     n_predicted = len(prediction.lesions)
     return {
@@ -93,9 +96,9 @@ def _case_row(
         "predicted_label": patient.label if patient else None,
         "n_reference": len(reference.labels.instances),
         "n_predicted": n_predicted,
-        "n_found": n_found,
-        "n_false_positive": n_predicted - n_found,
-        "n_false_positive_centre": n_predicted - n_centre,
+        "n_found": found,
+        "n_false_positive": n_predicted - found,
+        "n_false_positive_centre": n_predicted - centre,
         "volume_mm3": _volume_mm3(reference, sum(reference.voxels.values())),
         **_case_outline(reference, prediction),
     }
@@ -129,9 +132,9 @@ def _annotated_rows(
     positive_class: int,
 ) -> list[Row]:
     """One row per annotated lesion."""
-    found_by = {m.reference: found for found, m in hits[_PRIMARY].items() if m.reference}
+    found_by = {m.reference: found for found, m in hits[PRIMARY_RULE].items() if m.reference}
     hit = {rule: {m.reference for m in matches.values()} for rule, matches in hits.items()}
-    outlines = _lesion_outline_rows(reference, prediction, found_by, hits[_PRIMARY])
+    outlines = _lesion_outline_rows(reference, prediction, found_by, hits[PRIMARY_RULE])
     lesions = {lesion.id: lesion for lesion in prediction.lesions}
     rows = []
     for instance, source in reference.labels.instances.items():
@@ -141,12 +144,12 @@ def _annotated_rows(
                 "outcome": "missed" if found is None else "found",
                 "reference_id": instance,
                 "is_lung": None if source is None else source == positive_class,
-                "iou": 0.0 if found is None else hits[_PRIMARY][found].iou,
+                "iou": 0.0 if found is None else hits[PRIMARY_RULE][found].iou,
                 **_size(reference, reference.voxels[instance]),
                 **_estimate(None if found is None else lesions[found]),
                 **outlines.get(instance, _missed(prediction)),
                 **{f"found_iou_{t}": instance in hit[f"iou_{t}"] for t in IOU_THRESHOLDS},
-                "hit_centre": instance in hit[_CENTRE],
+                "hit_centre": instance in hit[CENTRE_RULE],
             }
         )
     return rows
