@@ -12,10 +12,12 @@ import argparse
 import json
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from bonemet_auto.evaluation.pairing import lesion_volumes
 from bonemet_auto.geometry import Geometry
 from bonemet_auto.images import Volume, write_volume
 from tests.bench.bench_preprocess import ONE_THREAD, watched
@@ -33,9 +35,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = options.keep or Path(name)
         start = time.perf_counter()
-        for number in range(options.cases):
-            if not (folder / "pred" / f"case_{number:03d}.json").is_file():
-                write_case(folder, number)
+        with ProcessPoolExecutor(options.processes) as pool:
+            list(pool.map(write_case, [folder] * options.cases, range(options.cases)))
         made_s = time.perf_counter() - start
         command = ["bonemet_evaluate", "--pred", str(folder / "pred"), "--ref", str(folder / "ref")]
         command += ["--out", str(folder / "out"), "--processes", str(options.processes)]
@@ -48,6 +49,8 @@ def main() -> None:
 
 
 def write_case(folder: Path, number: int) -> None:
+    if (folder / "pred" / f"case_{number:03d}.json").is_file():
+        return
     rng = np.random.default_rng([17, number])
     shape = (int(rng.integers(350, 451)), 512, 512)
     lesions = [drawn_lesion(rng, shape) for _ in range(rng.integers(0, 13))]
@@ -92,7 +95,7 @@ def write_map(path: Path, shape: tuple[int, int, int], balls: list[Ball], first:
         )
         instances[place][inside[tuple(slice(n) for n in instances[place].shape)] <= 1] = number
     write_volume(path, Volume(instances, Geometry(shape, SPACING_MM)))
-    return np.unique(instances)[1:].tolist()
+    return list(lesion_volumes(instances))
 
 
 def write_record(
