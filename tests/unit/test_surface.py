@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+
+from bonemet_auto.evaluation.surface import surface_distances, surface_of
+
+SPACING_MM = (3.0, 1.0, 0.5)
+
+
+def box(*sides, shape=(20, 20, 20), at=5):
+    mask = np.zeros(shape, bool)
+    mask[tuple(slice(at, at + side) for side in sides)] = True
+    return mask
+
+
+def area(mask):
+    return surface_of(mask, SPACING_MM).areas_mm2.sum()
+
+
+def distances(a, b, spacing_mm=SPACING_MM):
+    return surface_distances(surface_of(a, spacing_mm), surface_of(b, spacing_mm), spacing_mm)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_one_more_layer_adds_a_ring_of_faces_with_bevelled_edges(axis):
+    sides = [4, 4, 4]
+    sides[axis] += 1
+    first, second = (mm for other, mm in enumerate(SPACING_MM) if other != axis)
+    bevel = (first + second - np.hypot(first, second)) / 2
+    around = 2 * (4 * first + 4 * second) - 4 * bevel
+    added = area(box(*sides)) - area(box(4, 4, 4))
+    assert added == pytest.approx(around * SPACING_MM[axis])
+
+
+def test_one_voxel_is_an_octahedron():
+    z, y, x = (mm / 2 for mm in SPACING_MM)
+    triangle = np.linalg.norm(np.cross([z, -y, 0], [z, 0, -x])) / 2
+    assert area(box(1, 1, 1)) == pytest.approx(8 * triangle)
+
+
+def test_a_mask_at_the_border_of_the_scan_is_closed_there():
+    assert area(np.ones((4, 4, 4), bool)) == pytest.approx(area(box(4, 4, 4)))
+
+
+def test_parallel_faces_are_as_far_apart_as_the_masks_were_moved():
+    a, b = box(4, 4, 4), np.roll(box(4, 4, 4), 2, axis=1)
+    assert distances(a, b).hausdorff_mm(1.0) == 2
+    assert distances(a, b).nsd(2) == 1
+    assert distances(a, b).nsd(1) < 1
+    assert distances(a, a).hausdorff_mm() == 0
+
+
+def test_a_distance_of_the_tolerance_itself_is_within_it():
+    """Steps of 0.1 mm add up to 1 mm only up to rounding."""
+    fine = (0.1, 0.1, 0.1)
+    for start in range(1, 6):
+        a, b = box(1, 1, 1, shape=(30, 2, 2), at=0), np.zeros((30, 2, 2), bool)
+        a, b = np.roll(a, start, axis=0), np.roll(a, start + 10, axis=0)
+        assert distances(a, b, fine).nsd(1) == pytest.approx(1)
+
+
+def test_empty_masks_follow_the_stated_rules():
+    full, empty = box(2, 2, 2), np.zeros((20, 20, 20), bool)
+    nothing = np.zeros((0, 0, 0), bool)
+    assert (distances(empty, empty).nsd(1), distances(empty, empty).hausdorff_mm()) == (1, None)
+    assert (distances(full, empty).nsd(2), distances(full, empty).hausdorff_mm()) == (0, None)
+    assert (distances(nothing, full).nsd(1), distances(nothing, full).hausdorff_mm()) == (0, None)
+
+
+def test_hd95_leaves_out_five_percent_of_the_area_not_of_the_elements():
+    """A thin spike is a large share of the elements and a small one of the area."""
+    ball = box(10, 10, 10, at=3)
+    spike = ball.copy()
+    spike[5, 5, 13:17] = True
+    near, far = distances(ball, spike).hausdorff_mm(0.95), distances(ball, spike).hausdorff_mm(1)
+    assert (near, far) == (0, pytest.approx(4 * 0.5))
