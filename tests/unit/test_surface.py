@@ -68,8 +68,15 @@ def test_empty_masks_follow_the_stated_rules():
 
 def test_hd95_leaves_out_five_percent_of_the_area_not_of_the_elements():
     """A thin spike is a large share of the elements and a small one of the area."""
-    ball = box(10, 10, 10, at=3)
-    spike = ball.copy()
-    spike[5, 5, 13:17] = True
-    near, far = distances(ball, spike).hausdorff_mm(0.95), distances(ball, spike).hausdorff_mm(1)
-    assert (near, far) == (0, pytest.approx(4 * 0.5))
+    block = box(10, 10, 10, shape=(20, 20, 40), at=3)
+    spiked = block.copy()
+    spiked[5, 5, 13:25] = True
+    of_spike = surface_of(spiked, SPACING_MM)
+    outside = of_spike.corners[:, 2] > 13
+    assert outside.mean() > 0.05
+    assert of_spike.areas_mm2[outside].sum() < 0.05 * of_spike.areas_mm2.sum()
+    near, far = (
+        distances(block, spiked).hausdorff_mm(0.95),
+        distances(block, spiked).hausdorff_mm(1),
+    )
+    assert (near, far) == (0, pytest.approx(12 * 0.5))
