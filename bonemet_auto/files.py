@@ -1,8 +1,9 @@
-"""Files that are never seen half-written, checksums, and where a data root keeps its folders."""
+"""Files never seen half-written, checksums, gzip, and where a data root keeps its folders."""
 
 import hashlib
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,8 @@ from tempfile import TemporaryDirectory
 from bonemet_auto.errors import DataError, UsageError
 
 _CHUNK_BYTES = 1 << 20
+_PIECE_BYTES = 1 << 16
+_GZIP_WINDOW = 31
 
 MODEL_FOLDER = "model"
 """Folder of a consolidated model, in a plan's results beside the folds that it is made of."""
@@ -132,3 +135,28 @@ def require_file(path: Path, remedy: str) -> Path:
     if not path.is_file():
         raise DataError(f"{path} does not exist. {remedy}")
     return path
+
+
+def gunzip_blocks(packed: bytes) -> Iterator[bytes]:
+    """Content of a gzip file, which may have several members, block by block.
+
+    Raises:
+        EOFError: it breaks off.
+        zlib.error: it is damaged: each member ends with its checksum and length.
+    """
+    at = 0
+    while at < len(packed):
+        member = zlib.decompressobj(_GZIP_WINDOW)
+        while not member.eof:
+            piece = member.unconsumed_tail
+            if not piece:
+                piece = packed[at : at + _PIECE_BYTES]
+                at += len(piece)
+            block = member.decompress(piece, _CHUNK_BYTES)
+            if block:
+                yield block
+            elif not (piece or member.eof):
+                raise EOFError
+        at -= len(member.unused_data)
+        while packed[at : at + 1] == b"\0":  # padding
+            at += 1

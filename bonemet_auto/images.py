@@ -7,10 +7,10 @@ their geometry, because it decides between the two affines of a NIfTI header as 
 other formats it reads whole, as it notices damage in them itself.
 """
 
-import gzip
 import re
 import zlib
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813  its own documentation calls it so
 
 from bonemet_auto.errors import DataError
-from bonemet_auto.files import atomic_write, require_file
+from bonemet_auto.files import atomic_write, gunzip_blocks, require_file
 from bonemet_auto.geometry import Geometry, Index, Triple
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -28,6 +28,9 @@ HU_RANGE = (-1024, 3071)
 _LISTED_ENDINGS = ", ".join(ENDINGS)
 _IN_MEMORY = Path("the image")
 _GZIP_MAGIC = b"\x1f\x8b"
+_MOST_EXPANSION = 1032
+"""Of deflate: a header that promises more is wrong, and nothing that large is asked for."""
+_MOST_BYTES_PER_VOXEL = 8
 _COPY_AGAIN = "Copy or export the file again"
 _NIFTI_TYPES = {
     2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8",
@@ -44,11 +47,29 @@ _NIFTI_HEADER = np.dtype(
 )
 
 
+Payload = bytes | npt.NDArray[np.uint8]
+
+
 @dataclass(frozen=True)
 class Volume:
     """Voxel values (z, y, x) and where they lie in the patient."""
 
     array: npt.NDArray[Any]
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class LesionCrop:
+    """The part of an instance map that holds its instances.
+
+    Attributes:
+        array: uint16 ids (z, y, x) in the smallest box around them; (0, 0, 0) voxels without any.
+        start: index of its first voxel in the map.
+        geometry: of the whole map.
+    """
+
+    array: npt.NDArray[np.uint16]
+    start: Index
     geometry: Geometry
 
 
@@ -151,19 +172,23 @@ def read_instances(path: Path) -> Volume:
         DataError: as `read_hu`, and values that are fractional, negative or above 65535.
     """
     array, geometry = _read_raw(path)
-    if array.dtype.kind == "f" and (array != np.rint(array)).any():
-        example = float(array[array != np.rint(array)].flat[0])
-        raise DataError(
-            f"{path}: fractional instance id {example:g}. Ids must be whole numbers; a mask that "
-            "was resampled with interpolation has to be resampled again with nearest neighbours."
-        )
-    low, high = (array.min(), array.max()) if array.size else (0, 0)
-    if low < 0 or high > np.iinfo(np.uint16).max:
-        raise DataError(
-            f"{path}: instance ids run from {low:g} to {high:g}, expected 0 (background) to 65535. "
-            "Renumber the instances 1..n."
-        )
+    _check_ids(path, array)
     return Volume(array.astype(np.uint16), geometry)
+
+
+def crop_instances(path: Path) -> LesionCrop:
+    """As `read_instances`, but only the box around the instances: most of a scan holds none.
+
+    Raises:
+        DataError: as `read_instances`.
+    """
+    array, geometry = _read_raw(path)
+    _check_ids(path, array)
+    # Each axis is looked at in what the axes before it have left.
+    z = _drawn(array, 0)
+    y = _drawn(array[z], 1)
+    x = _drawn(array[z, y], 2)
+    return LesionCrop(array[z, y, x].astype(np.uint16), (z.start, y.start, x.start), geometry)
 
 
 def write_volume(path: Path, volume: Volume) -> None:
@@ -213,13 +238,35 @@ def _read_raw(path: Path) -> tuple[npt.NDArray[Any], Geometry]:
     return array, geometry
 
 
+def _drawn(array: npt.NDArray[Any], axis: int) -> slice:
+    """From the first to the last index along an axis with a value above 0."""
+    others = tuple(other for other in range(3) if other != axis)
+    above = np.flatnonzero(array.max(axis=others, initial=0))
+    return slice(int(above[0]), int(above[-1]) + 1) if above.size else slice(0, 0)
+
+
+def _check_ids(path: Path, array: npt.NDArray[Any]) -> None:
+    """Refuse values that are no ids."""
+    if array.dtype.kind == "f" and (array != np.rint(array)).any():
+        example = float(array[array != np.rint(array)].flat[0])
+        raise DataError(
+            f"{path}: fractional instance id {example:g}. Ids must be whole numbers; a mask that "
+            "was resampled with interpolation has to be resampled again with nearest neighbours."
+        )
+    low, high = (array.min(), array.max()) if array.size else (0, 0)
+    if low < 0 or high > np.iinfo(np.uint16).max:
+        raise DataError(
+            f"{path}: instance ids run from {low:g} to {high:g}, expected 0 (background) to 65535. "
+            "Renumber the instances 1..n."
+        )
+
+
 def _nifti_values(path: Path) -> npt.NDArray[Any]:
     """All values of a NIfTI file in file order, after checking that the file is whole."""
-    payload = path.read_bytes()
-    if payload.startswith(_GZIP_MAGIC):
-        payload = _inflate(path, payload)
+    stored = path.read_bytes()
+    payload = _inflate(path, stored) if stored.startswith(_GZIP_MAGIC) else stored
     order, header = _nifti_header(path, payload)
-    count = int(np.prod(np.maximum(header["dim"][1 : 1 + header["dim"][0]].astype(np.int64), 1)))
+    count = _voxels(header)
     code = _NIFTI_TYPES.get(int(header["datatype"]))
     if code is None:
         raise DataError(
@@ -237,22 +284,40 @@ def _nifti_values(path: Path) -> npt.NDArray[Any]:
     return _rescale(values, float(header["scl_slope"]), float(header["scl_inter"]))
 
 
-def _inflate(path: Path, packed: bytes) -> bytes:
+def _inflate(path: Path, packed: bytes) -> npt.NDArray[np.uint8]:
+    """Unpack a file; what is 0 in it stays memory that was never touched, most of a label map."""
     try:
-        return gzip.decompress(packed)
+        blocks = gunzip_blocks(packed)
+        first = b""
+        while len(first) < _HEADER_BYTES and (block := next(blocks, b"")):
+            first += block
+        _, header = _nifti_header(path, first)
+        promised = int(header["vox_offset"]) + _MOST_BYTES_PER_VOXEL * _voxels(header)
+        payload = np.zeros(min(promised, _MOST_EXPANSION * len(packed)), dtype=np.uint8)
+        filled = 0
+        for block in chain([first], blocks):
+            values = np.frombuffer(block, np.uint8)[: payload.size - filled]
+            if values.any():
+                payload[filled : filled + values.size] = values
+            filled += values.size
+        return payload[:filled]
     except EOFError:
         raise DataError(
             f"{path} is truncated: its gzip stream breaks off after {len(packed)} bytes. "
             f"{_COPY_AGAIN}."
         ) from None
-    except (gzip.BadGzipFile, zlib.error) as error:
+    except zlib.error as error:
         raise DataError(
             f"{path} is corrupt: its gzip stream does not unpack to its checksum ({error}). "
             f"{_COPY_AGAIN}."
         ) from None
 
 
-def _nifti_header(path: Path, payload: bytes) -> tuple[str, Any]:
+def _voxels(header: Any) -> int:  # noqa: ANN401  a structured scalar
+    return int(np.prod(np.maximum(header["dim"][1 : 1 + header["dim"][0]].astype(np.int64), 1)))
+
+
+def _nifti_header(path: Path, payload: Payload) -> tuple[str, Any]:
     """Byte order, and the fields of a NIfTI-1 header that the values depend on."""
     if len(payload) >= _HEADER_BYTES:
         for order in ("<", ">"):

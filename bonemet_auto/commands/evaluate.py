@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from bonemet_auto.commands.common import EXIT_DONE, command_parser, run_command
+from bonemet_auto.commands.common import EXIT_DONE, command_parser, positive, run_command
 from bonemet_auto.commands.evaluate_parts import (
     evaluate,
     level_table,
@@ -68,10 +68,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=Path,
         help="folder of the scans, for the report's pictures; otherwise imagesTs beside labelsTs",
     )
+    parser.add_argument(
+        "-np",
+        "--processes",
+        type=positive,
+        metavar="N",
+        help="scans measured at the same time (default: cores, as memory allows)",
+    )
     return run_command(parser, _work, arguments)
 
 
 def _work(options: argparse.Namespace) -> int:
+    from bonemet_auto.evaluation.cohort import useful_processes
     from bonemet_auto.evaluation.cross_validation import pool, read_folds
     from bonemet_auto.evaluation.evaluate import write_evaluation
     from bonemet_auto.evaluation.table import format_table
@@ -79,8 +87,9 @@ def _work(options: argparse.Namespace) -> int:
     _refuse_clashes(options)
     images = _images(options)
     table = level_table(options)
-    folds = read_folds(options.folds, options.ref) if options.folds else {}
-    cohort = pool(folds) if folds else read_predictions(options.pred, options.ref)
+    processes = options.processes = options.processes or useful_processes(options.ref)
+    folds = read_folds(options.folds, options.ref, processes) if options.folds else {}
+    cohort = pool(folds) if folds else read_predictions(options.pred, options.ref, processes)
     evaluation = with_subgroups(evaluate(options, cohort), cohort, table)
     print(format_table(evaluation))
     print_subgroups(evaluation)

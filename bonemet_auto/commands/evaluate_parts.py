@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def read_predictions(pred: Path, ref: Path) -> "Cohort":
+def read_predictions(pred: Path, ref: Path, processes: int) -> "Cohort":
     """Measure a folder; say so where its lesions were not found but taken from the reference."""
     from bonemet_auto.evaluation.cohort import read_cohort
     from bonemet_auto.evaluation.on_reference import is_on_reference
 
-    cohort = read_cohort(pred, ref)
+    cohort = read_cohort(pred, ref, processes=processes)
+    for note in cohort.notes:
+        logger.warning("%s", note)
     if is_on_reference(cohort):
         logger.warning(
             "warning: the lesions of %s are the references' own, so figures of finding and "
@@ -39,7 +41,7 @@ def evaluate(options: argparse.Namespace, cohort: "Cohort") -> "Evaluation":
     if cohort.left_out:
         logger.warning("left out, no reference: %s", ", ".join(cohort.left_out))
     folder = options.pred_on_reference
-    on_reference = read_on_reference(folder, options.ref) if folder else None
+    on_reference = read_on_reference(folder, options.ref, options.processes) if folder else None
     return evaluate_cohort(cohort, on_reference)
 
 
@@ -93,7 +95,8 @@ def show_comparison(options: argparse.Namespace, cohort: "Cohort") -> None:
         write_comparison,
     )
 
-    differences = compare_cohorts(cohort, read_cohort(options.versus, options.ref))
+    other = read_cohort(options.versus, options.ref, processes=options.processes)
+    differences = compare_cohorts(cohort, other)
     print(f"\nfirst: {options.pred}\nsecond: {options.versus}\n")
     print(format_comparison(differences))
     if options.out:

@@ -1,41 +1,55 @@
 """From two folders to three tables: cases, lesions and candidates of a cohort."""
 
-from collections.abc import Collection, Iterable, Sequence
+import math
+import multiprocessing
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
-from bonemet_auto.errors import DataError
-from bonemet_auto.evaluation.pairing import Match, lesion_volumes, match_overlaps
-from bonemet_auto.evaluation.reading import Prediction, Reference, read_prediction, read_reference
-from bonemet_auto.evaluation.segmentation import count_voxels, dice_from_iou
-from bonemet_auto.images import find_images
-from bonemet_auto.raw_dataset import patient_label
-from bonemet_auto.schema import DatasetInfo, LesionRecord, read_json
+from bonemet_auto.errors import DataError, UsageError
+from bonemet_auto.evaluation.folders import CaseFiles, open_predictions, open_references
+from bonemet_auto.evaluation.measure import (
+    HIT_RULES,
+    IOU_THRESHOLDS,
+    CaseJob,
+    MeasuredCase,
+    Row,
+    measure_case,
+)
+from bonemet_auto.images import find_images, read_geometry
+from bonemet_auto.processor import INTERPRETER_BYTES, processes_for
+from bonemet_auto.schema import DatasetInfo, read_json
 
-IOU_THRESHOLDS = (0.1, 0.3, 0.5)
-PRIMARY_IOU = IOU_THRESHOLDS[0]
-
-Row = dict[str, Any]
+BYTES_PER_VOXEL = 6
+"""Of the scan that a process reads: the file unpacked, and what of it is kept."""
+VOXELS_WORTH_PROCESSES = 1_000_000_000
+"""Of all scans; below it a second interpreter takes longer to start than it saves."""
 
 _CASE_COLUMNS = {
     "case": "str", "patient_id": "str", "patient_label": "Int64", "probability": "float64",
     "predicted_label": "Int64", "n_reference": "int64", "n_predicted": "int64",
-    "n_found": "int64", "n_false_positive": "int64", "dsc": "float64",
-    "voxel_sensitivity": "float64", "voxel_specificity": "float64",
+    "n_found": "int64", "n_false_positive": "int64", "n_false_positive_centre": "int64",
+    "dsc": "float64", "voxel_sensitivity": "float64", "voxel_specificity": "float64",
+    "nsd_1mm": "float64", "nsd_2mm": "float64", "hd95_mm": "float64",
+    "volume_mm3": "float64", "predicted_volume_mm3": "float64",
 }  # fmt: skip
 _LESION_COLUMNS = {
     "case": "str", "patient_id": "str", "outcome": "str", "reference_id": "int64",
     "predicted_id": "int64", "is_lung": "boolean", "score": "float64",
-    "p_lung_metastasis": "float64", "iou": "float64", "dsc": "float64", "volume_mm3": "float64",
-    "diameter_mm": "float64", **{f"found_iou_{t}": "bool" for t in IOU_THRESHOLDS},
+    "p_lung_metastasis": "float64", "iou": "float64", "dsc": "float64",
+    "nsd_1mm": "float64", "nsd_2mm": "float64", "hd95_mm": "float64", "volume_mm3": "float64",
+    "predicted_volume_mm3": "float64", "diameter_mm": "float64",
+    **{f"found_iou_{t}": "bool" for t in IOU_THRESHOLDS}, "hit_centre": "bool",
 }  # fmt: skip
 _CANDIDATE_COLUMNS = {
     "case": "str", "patient_id": "str", "score": "float64",
-    **{f"hit_iou_{t}": "bool" for t in IOU_THRESHOLDS},
+    **{f"hit_{rule}": "bool" for rule in HIT_RULES},
 }  # fmt: skip
 
 
@@ -49,59 +63,105 @@ class Cohort:
             operating point) and per false positive (`reference_id` 0).
         candidates: one row per prediction, those below the operating point included.
         left_out: predicted cases without a reference.
+        notes: how folders are read that are not in our format.
     """
 
     cases: pd.DataFrame
     lesions: pd.DataFrame
     candidates: pd.DataFrame
     left_out: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _MeasuredCase:
-    row: Row
-    lesions: list[Row]
-    candidates: list[Row]
-
-
-def read_cohort(pred: Path, ref: Path, cases: Collection[str] | None = None) -> Cohort:
+def read_cohort(
+    pred: Path, ref: Path, cases: Collection[str] | None = None, processes: int = 1
+) -> Cohort:
     """Read, check and measure all cases of a reference folder, or those named.
 
     Args:
-        pred: folder in our prediction format.
-        ref: folder of CASE.nii.gz and CASE.json as in `labelsTs`; `dataset.json` beside it names
-            the positive class, otherwise that is class 1.
+        pred: folder in our prediction format, of plain masks, or of nnDetection's JSON files.
+        ref: folder of CASE.nii.gz and CASE.json as in `labelsTs`, or of plain masks;
+            `dataset.json` beside it names the positive class, otherwise that is class 1.
         cases: names of the cases to measure; None for all.
+        processes: that measure at the same time; the result is the same with any number.
 
     Raises:
         DataError: a case without a prediction, or files that are broken or do not fit each other;
             all such cases are named.
     """
-    references, predictions = find_images(ref), find_images(pred)
-    if cases is not None:
-        references = {case: path for case, path in references.items() if case in cases}
-    missing = sorted(references.keys() - predictions.keys())
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(references)} cases of {ref} have no prediction in {pred}: "
-            f"{', '.join(missing)}. Predict them, or take their reference out."
-        )
-    positive_class = _positive_class(ref)
-    measured: list[_MeasuredCase] = []
-    faults: list[str] = []
-    for case, path in references.items():
-        try:
-            measured.append(_measure_case(case, path, predictions[case], positive_class))
-        except DataError as fault:  # noqa: PERF203  all faults are reported together
-            faults.append(str(fault))
+    references, predictions = open_references(ref), open_predictions(pred)
+    jobs = _jobs(references, predictions, pred, ref, cases)
+    outcomes = list(
+        tqdm(_outcomes(jobs, processes), "Measuring", len(jobs), unit="case", disable=None)
+    )
+    faults = [outcome for outcome in outcomes if isinstance(outcome, str)]
     if faults:
-        raise DataError(f"{len(faults)} of {len(references)} cases: " + " | ".join(faults))
+        raise DataError(f"{len(faults)} of {len(jobs)} cases: " + " | ".join(faults))
+    measured = [outcome for outcome in outcomes if not isinstance(outcome, str)]
     return Cohort(
         _table((case.row for case in measured), _CASE_COLUMNS),
         _table((row for case in measured for row in case.lesions), _LESION_COLUMNS),
         _table((row for case in measured for row in case.candidates), _CANDIDATE_COLUMNS),
-        tuple(sorted(predictions.keys() - references.keys())),
+        tuple(sorted(predictions.paths.keys() - {job.case for job in jobs})),
+        tuple(folder.note for folder in (references, predictions) if folder.note),
     )
+
+
+def useful_processes(ref: Path) -> int:
+    """Processes to measure a cohort with: as cores and memory allow; one for little work."""
+    sizes = [0]
+    for path in find_images(ref).values():
+        with suppress(DataError):  # reading the case will say what is wrong with it
+            sizes.append(math.prod(read_geometry(path).shape))
+    if sum(sizes) < VOXELS_WORTH_PROCESSES:
+        return 1
+    return processes_for(INTERPRETER_BYTES + BYTES_PER_VOXEL * max(sizes))
+
+
+def _jobs(
+    references: CaseFiles,
+    predictions: CaseFiles,
+    pred: Path,
+    ref: Path,
+    cases: Collection[str] | None,
+) -> list[CaseJob]:
+    maps = {c: path for c, path in references.paths.items() if cases is None or c in cases}
+    missing = sorted(maps.keys() - predictions.paths.keys())
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(maps)} cases of {ref} have no prediction in {pred}: "
+            f"{', '.join(missing)}. Predict them, or take their reference out."
+        )
+    positive_class = _positive_class(ref)
+    return [
+        CaseJob(
+            case, path, predictions.paths[case], references.kind, predictions.kind, positive_class
+        )
+        for case, path in maps.items()
+    ]
+
+
+def _outcomes(jobs: Sequence[CaseJob], processes: int) -> Iterator[MeasuredCase | str]:
+    """What was measured of each case, in their order, or what is wrong with it."""
+    if processes < 2:
+        yield from map(_measure, jobs)
+        return
+    # Fresh interpreters: forking a process that has started threads can hang.
+    fresh = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(processes, mp_context=fresh) as pool:
+            yield from pool.map(_measure, jobs)
+    except BrokenProcessPool:
+        raise UsageError(
+            f"one of {processes} processes died, most likely out of memory. Give --processes 1."
+        ) from None
+
+
+def _measure(job: CaseJob) -> MeasuredCase | str:
+    try:
+        return measure_case(job)
+    except DataError as fault:
+        return str(fault)
 
 
 def _table(rows: Iterable[Row], columns: dict[str, str]) -> pd.DataFrame:
@@ -111,118 +171,3 @@ def _table(rows: Iterable[Row], columns: dict[str, str]) -> pd.DataFrame:
 def _positive_class(ref: Path) -> int:
     described = ref.resolve().parent / "dataset.json"
     return read_json(described, DatasetInfo).positive_class if described.is_file() else 1
-
-
-def _measure_case(
-    case: str, reference_path: Path, predicted_path: Path, positive_class: int
-) -> _MeasuredCase:
-    reference = read_reference(case, reference_path)
-    prediction = read_prediction(case, predicted_path, reference)
-    of_case = {"case": case, "patient_id": reference.labels.patient_id or case}
-    at_point = [
-        match_overlaps(prediction.pairs, prediction.lesion_scores, t) for t in IOU_THRESHOLDS
-    ]
-    lesions = _annotated_rows(reference, prediction, at_point, positive_class)
-    lesions += _false_positive_rows(reference, prediction, at_point[0])
-    return _MeasuredCase(
-        of_case | _case_row(reference, prediction, at_point[0], positive_class),
-        [of_case | row for row in lesions],
-        [of_case | row for row in _candidate_rows(prediction)],
-    )
-
-
-def _case_row(
-    reference: Reference, prediction: Prediction, matches: dict[int, Match], positive_class: int
-) -> Row:
-    voxels = count_voxels(reference.instances > 0, prediction.mask > 0)
-    patient = prediction.record.patient
-    n_found = sum(match.reference > 0 for match in matches.values())
-    return {
-        "patient_label": patient_label(reference.labels, positive_class),
-        "probability": patient.probability if patient else None,
-        "predicted_label": patient.label if patient else None,
-        "n_reference": len(reference.labels.instances),
-        "n_predicted": len(matches),
-        "n_found": n_found,
-        "n_false_positive": len(matches) - n_found,
-        "dsc": voxels.dice,
-        "voxel_sensitivity": voxels.sensitivity,
-        "voxel_specificity": voxels.specificity,
-    }
-
-
-def _annotated_rows(
-    reference: Reference,
-    prediction: Prediction,
-    at_point: Sequence[dict[int, Match]],
-    positive_class: int,
-) -> list[Row]:
-    """One row per annotated lesion; `at_point` holds the matches at each IoU threshold."""
-    found_by = {match.reference: found for found, match in at_point[0].items()}
-    records = {lesion.id: lesion for lesion in prediction.record.lesions}
-    rows = []
-    for instance, source in reference.labels.instances.items():
-        record = records[found_by[instance]] if instance in found_by else None
-        iou = at_point[0][record.id].iou if record else 0.0
-        hits = {
-            f"found_iou_{threshold}": any(m.reference == instance for m in matches.values())
-            for threshold, matches in zip(IOU_THRESHOLDS, at_point, strict=True)
-        }
-        rows.append(
-            {
-                "outcome": "found" if record else "missed",
-                "reference_id": instance,
-                "is_lung": None if source is None else source == positive_class,
-                "iou": iou,
-                "dsc": dice_from_iou(iou),
-                **_size(reference, reference.voxels[instance]),
-                **_estimate(record),
-                **hits,
-            }
-        )
-    return rows
-
-
-def _false_positive_rows(
-    reference: Reference, prediction: Prediction, matches: dict[int, Match]
-) -> list[Row]:
-    voxels = lesion_volumes(prediction.mask)
-    return [
-        {
-            "outcome": "false_positive",
-            "reference_id": 0,
-            "iou": 0.0,
-            "dsc": 0.0,
-            **_size(reference, voxels.get(record.id, 0)),
-            **_estimate(record),
-            **{f"found_iou_{threshold}": False for threshold in IOU_THRESHOLDS},
-        }
-        for record in prediction.record.lesions
-        if matches[record.id].reference == 0
-    ]
-
-
-def _size(reference: Reference, voxels: int) -> Row:
-    """Volume, and the diameter of the ball of that volume."""
-    volume_mm3 = voxels * reference.geometry.voxel_volume_mm3
-    return {"volume_mm3": volume_mm3, "diameter_mm": (6 * volume_mm3 / np.pi) ** (1 / 3)}
-
-
-def _estimate(record: LesionRecord | None) -> Row:
-    if record is None:
-        return {"predicted_id": 0, "score": None, "p_lung_metastasis": None}
-    return {
-        "predicted_id": record.id,
-        "score": record.score,
-        "p_lung_metastasis": record.p_lung_metastasis,
-    }
-
-
-def _candidate_rows(prediction: Prediction) -> list[Row]:
-    """One row per lesion and candidate, with its hits when all of them are matched together."""
-    matches = {t: match_overlaps(prediction.pairs, prediction.scores, t) for t in IOU_THRESHOLDS}
-    return [
-        {"score": score}
-        | {f"hit_iou_{t}": found[predicted].reference > 0 for t, found in matches.items()}
-        for predicted, score in prediction.scores.items()
-    ]

@@ -6,14 +6,20 @@ import numpy as np
 import pandas as pd
 
 from bonemet_auto.evaluation.bootstrap import FloatArray, Measures, patient_weights
-from bonemet_auto.evaluation.cohort import PRIMARY_IOU, Cohort
+from bonemet_auto.evaluation.cohort import Cohort
 from bonemet_auto.evaluation.finding import (
     curve_measures,
     false_positive_measures,
     found_measures,
-    outline_measures,
-    segmentation_measures,
+    mean_measures,
 )
+from bonemet_auto.evaluation.means import (
+    PATIENT_MEANS,
+    lesion_means,
+    segmentation_means,
+    with_volume_bias,
+)
+from bonemet_auto.evaluation.measure import PRIMARY_IOU
 from bonemet_auto.evaluation.source import (
     Estimates,
     lesion_estimates,
@@ -47,16 +53,14 @@ def cohort_measures(cohort: Cohort, on_reference: Cohort | None = None) -> Measu
         group: patient_measures(each) if group.startswith("patient") else lesion_measures(each)
         for group, each in estimates.items()
     }
-    outlines = outline_measures(annotated, n_patients)
+    outlines = segmentation_means(numbered.cases, patients_of(numbered.cases))
     return {
-        "segmentation": segmentation_measures(
-            numbered.cases, patients_of(numbered.cases), n_patients
-        ),
+        "segmentation": mean_measures(outlines, n_patients),
         "detection": found_measures(annotated, n_patients)
         | false_positive_measures(numbered.cases, n_patients)
         | curve_measures(numbered.cases, numbered.candidates),
         **sources,
-        "lesion": outlines | sources["lesion"],
+        "lesion": mean_measures(lesion_means(annotated), n_patients) | sources["lesion"],
     }
 
 
@@ -102,14 +106,14 @@ def with_patients(cohort: Cohort) -> Cohort:
 
 
 def patients_of(cases: pd.DataFrame) -> pd.DataFrame:
-    """One row per patient: mean of the voxel figures, highest probability and label.
+    """One row per patient: mean of the figures of outlines, highest probability and label.
 
     A patient is positive if any scan is, otherwise unknown if any scan is.
     """
-    grouped = cases.groupby("patient", sort=True)
-    voxel_figures = grouped[["dsc", "voxel_sensitivity", "voxel_specificity"]].mean()
+    grouped = with_volume_bias(cases).groupby("patient", sort=True)
+    means = grouped[list(PATIENT_MEANS)].mean()
     highest = grouped[["probability", "predicted_label", "patient_label"]].max()
     unknown = cases["patient_label"].isna().groupby(cases["patient"]).any()
     hidden = unknown & (highest["patient_label"] != 1).fillna(True)
     highest["patient_label"] = highest["patient_label"].mask(hidden)
-    return voxel_figures.join(highest).reset_index()
+    return means.join(highest).reset_index()

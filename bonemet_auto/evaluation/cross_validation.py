@@ -33,12 +33,13 @@ def find_folds(results: Path) -> dict[str, Path]:
     return folds
 
 
-def read_folds(results: Path, ref: Path) -> dict[str, Cohort]:
+def read_folds(results: Path, ref: Path, processes: int = 1) -> dict[str, Cohort]:
     """Measure the validation cases of each fold.
 
     Args:
         results: folder that holds `fold_*/validation`.
         ref: folder of references, as `labelsTr`; those of other cases are passed over.
+        processes: that measure at the same time.
 
     Raises:
         DataError: as `cohort.read_cohort`; a case without a reference, or in two folds.
@@ -61,7 +62,8 @@ def read_folds(results: Path, ref: Path) -> dict[str, Cohort]:
             "the labelsTr that the folds were trained with."
         )
     return {
-        fold: read_cohort(folder, ref, set(list_images(folder))) for fold, folder in folds.items()
+        fold: read_cohort(folder, ref, set(list_images(folder)), processes)
+        for fold, folder in folds.items()
     }
 
 

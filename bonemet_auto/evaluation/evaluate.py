@@ -11,6 +11,7 @@ from bonemet_auto.evaluation.bootstrap import REPLICATES, Figures, read_measures
 from bonemet_auto.evaluation.cohort import Cohort, read_cohort
 from bonemet_auto.evaluation.cohort_figures import cohort_measures, cohort_weights, source_estimates
 from bonemet_auto.evaluation.decision import decision_curves
+from bonemet_auto.evaluation.rules import RULES
 from bonemet_auto.evaluation.subgroups import Subgroup, subgroup_table
 from bonemet_auto.files import atomic_write, write_text
 from bonemet_auto.schema import FORMAT_VERSION
@@ -28,6 +29,7 @@ class Evaluation:
         decision_curves: net benefit over thresholds, of lesions and patients.
         on_reference: the same scans with estimates for the reference's own lesions, if given.
         subgroups: figures of parts of the cohort, if asked for.
+        notes: how folders were read that are not in our format.
     """
 
     cases: pd.DataFrame
@@ -37,6 +39,7 @@ class Evaluation:
     decision_curves: pd.DataFrame
     on_reference: Cohort | None = None
     subgroups: tuple[Subgroup, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def evaluate_folders(
@@ -45,20 +48,24 @@ def evaluate_folders(
     n_bootstrap: int = REPLICATES,
     seed: int = 0,
     cases: Collection[str] | None = None,
+    processes: int = 1,
 ) -> Evaluation:
     """Evaluate a folder of predictions against a folder of references.
 
     Args:
-        pred: folder in our prediction format; predictions without a reference are left out.
-        ref: folder of CASE.nii.gz and CASE.json, as `labelsTs` of a raw dataset.
+        pred: predictions as `cohort.read_cohort` takes them; those without a reference are left
+            out.
+        ref: references as `cohort.read_cohort` takes them.
         n_bootstrap: resamplings of the patients behind each interval.
         seed: of the resampling; equal inputs and seeds give equal figures.
         cases: names of the cases to evaluate; None for all references.
+        processes: that measure cases at the same time.
 
     Raises:
         DataError: as `cohort.read_cohort`.
     """
-    return evaluate_cohort(read_cohort(pred, ref, cases), n_bootstrap=n_bootstrap, seed=seed)
+    cohort = read_cohort(pred, ref, cases, processes)
+    return evaluate_cohort(cohort, n_bootstrap=n_bootstrap, seed=seed)
 
 
 def evaluate_cohort(
@@ -84,6 +91,7 @@ def evaluate_cohort(
         cohort.left_out,
         decision_curves(source_estimates(cohort, on_reference), weights),
         on_reference,
+        notes=cohort.notes,
     )
 
 
@@ -99,6 +107,8 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> None:
         "n_scans": len(evaluation.cases),
         "n_patients": int(evaluation.cases["patient_id"].nunique()),
         "left_out": evaluation.left_out,
+        "inputs": evaluation.notes,
+        "rules": RULES,
         "figures": {
             group: {name: asdict(figure) for name, figure in named.items()}
             for group, named in evaluation.figures.items()

@@ -1,24 +1,26 @@
 """What a cohort's predictions find and outline, as functions of patient weights."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
 from bonemet_auto.evaluation.bootstrap import Measure, mean_statistic
 from bonemet_auto.evaluation.classification import share_measure
-from bonemet_auto.evaluation.cohort import IOU_THRESHOLDS, PRIMARY_IOU
 from bonemet_auto.evaluation.detection import (
     FROC_RATES,
     Candidates,
     average_precision,
     froc_sensitivity,
 )
-
-SIZE_BINS = {
-    "below_10mm": (0.0, 10.0, "left"),
-    "10_to_20mm": (10.0, 20.0, "both"),
-    "above_20mm": (20.0, np.inf, "right"),
-}
-"""Bounds of the diameter, and which of them belong to the bin."""
+from bonemet_auto.evaluation.means import SIZE_BINS, Mean
+from bonemet_auto.evaluation.measure import (
+    CENTRE_RULE,
+    HIT_RULES,
+    IOU_THRESHOLDS,
+    PRIMARY_IOU,
+    PRIMARY_RULE,
+)
 
 _NO_LESIONS = "no annotated lesions"
 
@@ -42,41 +44,32 @@ def mean_measure(
     return Measure(statistic, len(known), note if len(known) else empty)
 
 
-def segmentation_measures(
-    cases: pd.DataFrame, patients: pd.DataFrame, n_patients: int
-) -> dict[str, Measure]:
-    """Voxel-wise agreement, a mean over patients."""
-    empty = int((cases["n_reference"] == 0).sum())
-    left_out = f"patients; {empty} of {len(cases)} scans left out (empty reference)"
-    no_background = "every scan is filled by its reference"
+def mean_measures(means: Mapping[str, Mean], n_patients: int) -> dict[str, Measure]:
+    """The same figures as functions of patient weights."""
     return {
-        "dsc": mean_measure(patients, "dsc", n_patients, "patients", ""),
-        "voxel_sensitivity": mean_measure(
-            patients, "voxel_sensitivity", n_patients, left_out, f"all {empty} references are empty"
-        ),
-        "voxel_specificity": mean_measure(
-            patients, "voxel_specificity", n_patients, "patients", no_background
-        ),
+        name: mean_measure(each.rows, each.column, n_patients, each.note, each.empty)
+        for name, each in means.items()
     }
 
 
 def found_measures(annotated: pd.DataFrame, n_patients: int) -> dict[str, Measure]:
     """Which annotated lesions are found at the operating point, by overlap and by size."""
     measures = {
-        f"sensitivity_iou_{iou}": _found(annotated, iou, n_patients, _NO_LESIONS)
+        f"sensitivity_iou_{iou}": _found(annotated, f"found_iou_{iou}", n_patients, _NO_LESIONS)
         for iou in IOU_THRESHOLDS
     }
+    measures["sensitivity_centre"] = _found(annotated, "hit_centre", n_patients, _NO_LESIONS)
     for name, (low, high, inclusive) in SIZE_BINS.items():
         of_size = annotated[annotated["diameter_mm"].between(low, high, inclusive=inclusive)]
         measures[f"sensitivity_{name}"] = _found(
-            of_size, PRIMARY_IOU, n_patients, f"{_NO_LESIONS} of this size"
+            of_size, f"found_iou_{PRIMARY_IOU}", n_patients, f"{_NO_LESIONS} of this size"
         )
     return measures
 
 
-def _found(annotated: pd.DataFrame, iou: float, n_patients: int, empty: str) -> Measure:
+def _found(annotated: pd.DataFrame, column: str, n_patients: int, empty: str) -> Measure:
     return share_measure(
-        annotated[f"found_iou_{iou}"].to_numpy(bool),
+        annotated[column].to_numpy(bool),
         annotated["patient"].to_numpy(np.int64),
         n_patients,
         "annotated lesions",
@@ -86,40 +79,34 @@ def _found(annotated: pd.DataFrame, iou: float, n_patients: int, empty: str) -> 
 
 def false_positive_measures(cases: pd.DataFrame, n_patients: int) -> dict[str, Measure]:
     """What is found beside the annotated lesions at the operating point."""
-    return {"fp_per_scan": mean_measure(cases, "n_false_positive", n_patients, "scans", "")}
+    columns = {
+        "fp_per_scan": "n_false_positive", "fp_per_scan_centre": "n_false_positive_centre"
+    }  # fmt: skip
+    return {
+        name: mean_measure(cases, column, n_patients, "scans", "")
+        for name, column in columns.items()
+    }
 
 
 def curve_measures(cases: pd.DataFrame, candidates: pd.DataFrame) -> dict[str, Measure]:
     """FROC and average precision: over all thresholds, from lesions and candidates."""
     scored = {
-        t: Candidates(
+        rule: Candidates(
             candidates["score"].to_numpy(np.float64),
-            candidates[f"hit_iou_{t}"].to_numpy(bool),
+            candidates[f"hit_{rule}"].to_numpy(bool),
             candidates["patient"].to_numpy(np.int64),
             np.bincount(cases["patient"], cases["n_reference"]).astype(np.float64),
             np.bincount(cases["patient"]).astype(np.float64),
         )
-        for t in IOU_THRESHOLDS
+        for rule in HIT_RULES
     }
-    primary = scored[PRIMARY_IOU]
-    statistics = {
-        f"sensitivity_at_{rate:g}_fp": froc_sensitivity(primary, (rate,)) for rate in FROC_RATES
-    }
-    statistics["cpm"] = froc_sensitivity(primary, FROC_RATES)
-    statistics |= {f"ap_iou_{t}": average_precision(scored[t]) for t in IOU_THRESHOLDS}
+    statistics = {}
+    for rule, ending in ((PRIMARY_RULE, ""), (CENTRE_RULE, f"_{CENTRE_RULE}")):
+        for rate in FROC_RATES:
+            name = f"sensitivity_at_{rate:g}_fp{ending}"
+            statistics[name] = froc_sensitivity(scored[rule], (rate,))
+        statistics[f"cpm{ending}"] = froc_sensitivity(scored[rule], FROC_RATES)
+    statistics |= {f"ap_{rule}": average_precision(scored[rule]) for rule in HIT_RULES}
     n = int(cases["n_reference"].sum())
     note = "annotated lesions" if n else _NO_LESIONS
     return {name: Measure(each, n, note) for name, each in statistics.items()}
-
-
-def outline_measures(annotated: pd.DataFrame, n_patients: int) -> dict[str, Measure]:
-    """How well annotated lesions are outlined, one by one."""
-    found = annotated[annotated[f"found_iou_{PRIMARY_IOU}"]]
-    return {
-        "dsc_matched": mean_measure(
-            found, "dsc", n_patients, "found lesions", "no lesion was found"
-        ),
-        "dsc_all": mean_measure(
-            annotated, "dsc", n_patients, "annotated lesions, missed ones 0", _NO_LESIONS
-        ),
-    }

@@ -1,7 +1,8 @@
 """Which predicted lesion found which annotated lesion."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +10,8 @@ import numpy.typing as npt
 IdArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 InstanceMap = npt.NDArray[np.uint16]
+VoxelBox = npt.NDArray[np.number[Any]]
+"""(2, 3): where it starts and ends along z y x, half-open; voxel i spans [i, i + 1)."""
 
 _IDS = 1 << 16
 
@@ -20,14 +23,6 @@ class Overlaps:
     reference: IdArray
     predicted: IdArray
     iou: FloatArray
-
-    def joined(self, other: "Overlaps") -> "Overlaps":
-        """These pairs and those of a further predicted map with ids of its own."""
-        return Overlaps(
-            np.concatenate([self.reference, other.reference]),
-            np.concatenate([self.predicted, other.predicted]),
-            np.concatenate([self.iou, other.iou]),
-        )
 
 
 @dataclass(frozen=True)
@@ -55,6 +50,39 @@ def overlaps(reference: InstanceMap, predicted: InstanceMap) -> Overlaps:
     predicted_voxels = np.bincount(predicted[predicted > 0], minlength=_IDS)[predicted_ids]
     iou = shared / (reference_voxels + predicted_voxels - shared)
     return Overlaps(reference_ids, predicted_ids, iou)
+
+
+def overlaps_of_boxes(
+    reference: Mapping[int, VoxelBox], predicted: Mapping[int, VoxelBox]
+) -> Overlaps:
+    """IoU of all overlapping pairs of boxes, by id.
+
+    Args:
+        reference: of the annotated lesions.
+        predicted: of the predictions.
+    """
+    rows = []
+    for lesion, ours in reference.items():
+        for number, theirs in predicted.items():
+            sides = np.minimum(ours[1], theirs[1]) - np.maximum(ours[0], theirs[0])
+            if (sides > 0).all():
+                shared = np.prod(sides)
+                union = np.prod(ours[1] - ours[0]) + np.prod(theirs[1] - theirs[0]) - shared
+                rows.append((lesion, number, shared / union))
+    reference_ids, predicted_ids, iou = zip(*rows, strict=True) if rows else ((), (), ())
+    return Overlaps(
+        np.array(reference_ids, np.int64), np.array(predicted_ids, np.int64), np.array(iou, float)
+    )
+
+
+def join_overlaps(parts: Sequence[Overlaps]) -> Overlaps:
+    """The pairs of several maps, or parts of one, in which no two lesions have one id."""
+    none = np.empty(0, dtype=np.int64)
+    return Overlaps(
+        np.concatenate([none, *(part.reference for part in parts)]),
+        np.concatenate([none, *(part.predicted for part in parts)]),
+        np.concatenate([np.empty(0), *(part.iou for part in parts)]),
+    )
 
 
 def match_overlaps(

@@ -22,8 +22,9 @@ from bonemet_auto.evaluation.cohort_figures import (
     source_estimates,
     with_patients,
 )
-from bonemet_auto.evaluation.finding import found_measures, outline_measures
+from bonemet_auto.evaluation.finding import found_measures, mean_measures
 from bonemet_auto.evaluation.levels import LevelTable, find_levels
+from bonemet_auto.evaluation.means import lesion_means
 from bonemet_auto.evaluation.source import lesion_measures
 
 SMALL = 10
@@ -118,7 +119,7 @@ def _lesion_level(part: Cohort) -> Measures:
     n_patients, annotated = count_patients(part), with_patients(part).lesions
     return {
         "detection": found_measures(annotated, n_patients),
-        "lesion": outline_measures(annotated, n_patients)
+        "lesion": mean_measures(lesion_means(annotated), n_patients)
         | lesion_measures(source_estimates(part)["lesion"]),
     }
 

@@ -2,6 +2,7 @@
 
 from bonemet_auto.evaluation.bootstrap import Figure
 from bonemet_auto.evaluation.evaluate import Evaluation
+from bonemet_auto.evaluation.rules import RULES_IN_SHORT
 
 PAPER_TABLE = (
     ("segmentation: DSC", "segmentation", "dsc", 0.849),
@@ -34,7 +35,7 @@ def format_table(evaluation: Evaluation) -> str:
         others = {name: each for name, each in figures.items() if (group, name) not in in_paper}
         lines += ["", group] if others else []
         lines += [f"  {name:{_TITLE_WIDTH + 4}}  {_format(each)}" for name, each in others.items()]
-    lines += ["", "paper: external test of 106 patients, no intervals published"]
+    lines += ["", RULES_IN_SHORT, "paper: external test of 106 patients, no intervals published"]
     return "\n".join(lines)
 
 

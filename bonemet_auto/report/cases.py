@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bonemet_auto.errors import DataError
+from bonemet_auto.evaluation.folders import holds_scores
 from bonemet_auto.images import Volume, read_instances
 from bonemet_auto.report.pictures import View, centre_of, three_views
 from bonemet_auto.scans import Scan, read_scan
@@ -31,7 +32,7 @@ class LesionRow:
     source: str
     score: float | None
     p_lung: float | None
-    diameter_mm: float
+    diameter_mm: float | None
     dsc: float | None
 
 
@@ -40,7 +41,7 @@ class Agreement:
     """A case against its reference; `source` is the patient's true one."""
 
     source: str
-    dsc: float
+    dsc: float | None
     n_reference: int
     n_found: int
     n_false_positive: int
@@ -111,7 +112,7 @@ def measured_sections(pred: Path, cases: pd.DataFrame, lesions: pd.DataFrame) ->
                 record.patient,
                 Agreement(
                     _source_name(row["patient_label"], "not lung"),
-                    row["dsc"],
+                    _known(row["dsc"]),
                     row["n_reference"],
                     row["n_found"],
                     row["n_false_positive"],
@@ -124,8 +125,11 @@ def measured_sections(pred: Path, cases: pd.DataFrame, lesions: pd.DataFrame) ->
 
 
 def read_record(pred: Path, case: str) -> CasePrediction:
-    """`CASE.json` of a prediction folder."""
-    return read_json(pred / f"{case}.json", CasePrediction, "Predict the case again.")
+    """`CASE.json` of a prediction folder; an empty one where another program wrote the folder."""
+    path = pred / f"{case}.json"
+    if not path.is_file() or holds_scores(path):
+        return CasePrediction(case=case, lesions=(), patient=None, score_threshold=0, warnings=())
+    return read_json(path, CasePrediction, "Predict the case again.")
 
 
 def picture_case(pred: Path, ref: Path | None, case: str, image: Scan) -> list[View]:
@@ -166,8 +170,8 @@ def _measured_row(row: Mapping[Any, Any]) -> LesionRow:
         _source_name(row["is_lung"], "other") if annotated else "",
         _known(row["score"]),
         _known(row["p_lung_metastasis"]),
-        row["diameter_mm"],
-        row["dsc"] if annotated else None,
+        _known(row["diameter_mm"]),
+        _known(row["dsc"]) if annotated else None,
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 from bonemet_auto.commands.evaluate import main
 from bonemet_auto.errors import DataError
 from bonemet_auto.evaluation.evaluate import evaluate_folders, write_evaluation
+from bonemet_auto.evaluation.rules import RULES
 from bonemet_auto.evaluation.table import format_table
 from bonemet_auto.geometry import Geometry
 from bonemet_auto.images import Volume, write_volume
@@ -18,6 +19,12 @@ LESION = np.s_[2:4, 2:6, 2:6]
 SHIFTED = np.s_[2:4, 2:6, 4:8]  # IoU 1/3 with LESION
 SECOND = np.s_[2:4, 12:16, 12:16]
 ELSEWHERE = np.s_[6:8, 8:10, 8:10]
+OUTLINES = {
+    "nsd_1mm": 0.7543333,
+    "case_nsd_1mm": 0.4495175,
+    "case_nsd_2mm": 0.5959136,
+}
+"""Of LESION and SHIFTED, and of the first case, by the program `surface-distance`."""
 
 
 def write_map(path, lesions, spacing_mm=(2.0, 1.0, 1.0)):
@@ -131,7 +138,29 @@ def test_every_figure_of_a_small_cohort_is_the_one_worked_out_by_hand(folders, t
         ("patient", "calibration_intercept"): -np.log(0.72 / 0.28 * 0.3 / 0.7) / 2,
         ("patient", "brier"): (0.28**2 + 0.3**2) / 2,
     }
-    assert figures == pytest.approx(expected)
+    outlines = {
+        ("segmentation", "nsd_1mm"): (OUTLINES["case_nsd_1mm"] / 2 + 1) / 2,
+        ("segmentation", "nsd_2mm"): (OUTLINES["case_nsd_2mm"] / 2 + 1) / 2,
+        ("segmentation", "hd95_mm"): np.sqrt(109),
+        ("segmentation", "volume_bias_ml"): (-48 - 64) / 2 / 2 / 1000,
+        ("lesion", "nsd_1mm_matched"): OUTLINES["nsd_1mm"],
+        ("lesion", "nsd_1mm_all"): OUTLINES["nsd_1mm"] / 3,
+        ("lesion", "nsd_2mm_matched"): 1,
+        ("lesion", "nsd_2mm_all"): 1 / 3,
+        ("lesion", "hd95_mm_matched"): 2,
+        ("lesion", "dsc_all_below_10mm"): 0.5 / 3,
+        ("lesion", "dsc_all_10_to_20mm"): None,
+        ("lesion", "dsc_all_above_20mm"): None,
+        # SHIFTED's centre lies behind LESION; the candidate on SECOND comes after two others.
+        ("detection", "sensitivity_centre"): 0,
+        ("detection", "fp_per_scan_centre"): 2 / 3,
+        **{("detection", f"sensitivity_at_{rate}_fp_centre"): 0 for rate in (0.125, 0.25, 0.5)},
+        **{("detection", f"sensitivity_at_{rate}_fp_centre"): 1 / 3 for rate in (1, 2, 4, 8)},
+        ("detection", "cpm_centre"): 4 / 7 / 3,
+        ("detection", "ap_centre"): 1 / 3 * 1 / 3,
+    }
+    assert figures == pytest.approx(expected | outlines)
+    assert metrics["rules"] == RULES
     assert (metrics["n_scans"], metrics["n_patients"]) == (3, 2)
 
 
