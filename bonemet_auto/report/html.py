@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure as Plot
 
 from bonemet_auto import __version__
@@ -26,6 +25,7 @@ from bonemet_auto.report.cases import (
     predicted_sections,
 )
 from bonemet_auto.report.pictures import Line, View, grey_png
+from bonemet_auto.report.templates import load_template
 from bonemet_auto.report.viewer import page_of
 from bonemet_auto.scans import Scan
 
@@ -75,14 +75,7 @@ def write_report(
         sections = predicted_sections(pred, known)
     else:
         sections = measured_sections(pred, evaluation.cases, evaluation.lesions)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template(REPORT_NAME).render(
+    page = load_template(REPORT_NAME).render(
         version=__version__,
         cases=sections,
         pictured=_illustrate(sections, pred, ref, images),
