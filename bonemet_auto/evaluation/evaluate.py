@@ -33,6 +33,8 @@ from bonemet_auto.schema import FORMAT_VERSION
 
 Figures = Mapping[str, Mapping[str, Figure]]
 
+METRICS_NAME = "metrics.json"
+
 SIZE_BINS = {
     "below_10mm": (0.0, 10.0, "left"),
     "10_to_20mm": (10.0, 20.0, "both"),
@@ -247,10 +249,17 @@ def _patient_figures(patients: pd.DataFrame, weights: FloatArray) -> dict[str, F
     }
 
 
-def write_evaluation(evaluation: Evaluation, out: Path) -> None:
-    """Write `metrics.json`, `patients.csv` (one row per scan) and `lesions.csv` into a folder."""
+def write_evaluation(evaluation: Evaluation, out: Path, cohort: str = "external") -> None:
+    """Write `metrics.json`, `patients.csv` (one row per scan) and `lesions.csv` into a folder.
+
+    Args:
+        evaluation: what to write.
+        out: the folder.
+        cohort: which of the publication's cohorts it is to stand beside.
+    """
     metrics = {
         "format_version": FORMAT_VERSION,
+        "cohort": cohort,
         "n_scans": len(evaluation.cases),
         "n_patients": int(evaluation.cases["patient_id"].nunique()),
         "left_out": evaluation.left_out,
@@ -259,7 +268,7 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> None:
             for group, figures in evaluation.figures.items()
         },
     }
-    write_text(out / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False) + "\n")
+    write_text(out / METRICS_NAME, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
     for name, table in (("patients.csv", evaluation.cases), ("lesions.csv", evaluation.lesions)):
         with atomic_write(out / name) as temporary:
             table.to_csv(temporary, index=False, lineterminator="\n")

@@ -15,7 +15,8 @@ from bonemet_auto.errors import DataError
 from bonemet_auto.evaluation.bootstrap import Figure
 from bonemet_auto.evaluation.detection import FROC_RATES
 from bonemet_auto.evaluation.evaluate import Evaluation, Figures
-from bonemet_auto.evaluation.table import PAPER_TABLE
+from bonemet_auto.evaluation.paper import PAPER_ROWS
+from bonemet_auto.evaluation.table import other_figures
 from bonemet_auto.files import write_text
 from bonemet_auto.images import list_images
 from bonemet_auto.report.cases import (
@@ -83,7 +84,7 @@ def write_report(
         viewers={item.case for item in sections if page_of(out, item.case).is_file()},
         evaluation=evaluation,
         paper_rows=_paper_rows(evaluation.figures) if evaluation else [],
-        other_figures=_other_figures(evaluation.figures) if evaluation else {},
+        other_figures=other_figures(evaluation.figures) if evaluation else {},
         froc_svg=_froc_svg(evaluation.figures["detection"]) if evaluation else None,
     )
     path = out / REPORT_NAME
@@ -121,17 +122,7 @@ def _svg_path(lines: tuple[Line, ...]) -> str:
 
 
 def _paper_rows(figures: Figures) -> list[tuple[str, float, Figure]]:
-    return [(title, paper, figures[group][name]) for title, group, name, paper in PAPER_TABLE]
-
-
-def _other_figures(figures: Figures) -> dict[str, dict[str, Figure]]:
-    """All figures that the paper does not give, by group."""
-    in_paper = {(group, name) for _, group, name, _ in PAPER_TABLE}
-    return {
-        group: others
-        for group, named in figures.items()
-        if (others := {name: f for name, f in named.items() if (group, name) not in in_paper})
-    }
+    return [(row.title, row.external, figures[row.group][row.name]) for row in PAPER_ROWS]
 
 
 def _froc_svg(detection: Mapping[str, Figure]) -> str | None:
