@@ -83,7 +83,7 @@ def _write(
 
     write_evaluation(evaluation, options.out, options.cohort)
     write_paper_table(options.out, cohorts)
-    report = write_report(options.pred, options.ref, images, evaluation, options.out)
+    report = write_report(options.pred, options.ref, images, evaluation, options.out, cohorts)
     logger.info("wrote %s and the tables beside it", report)
 
 

@@ -26,6 +26,7 @@ _CASE_COLUMNS = {
     "predicted_label": "Int64", "n_reference": "int64", "n_predicted": "int64",
     "n_found": "int64", "n_false_positive": "int64", "dsc": "float64",
     "voxel_sensitivity": "float64", "voxel_specificity": "float64",
+    "volume_mm3": "float64", "predicted_volume_mm3": "float64",
 }  # fmt: skip
 _LESION_COLUMNS = {
     "case": "str", "patient_id": "str", "outcome": "str", "reference_id": "int64",
@@ -147,6 +148,8 @@ def _case_row(
         "dsc": voxels.dice,
         "voxel_sensitivity": voxels.sensitivity,
         "voxel_specificity": voxels.specificity,
+        "volume_mm3": voxels.reference * reference.geometry.voxel_volume_mm3,
+        "predicted_volume_mm3": voxels.predicted * reference.geometry.voxel_volume_mm3,
     }
 
 

@@ -9,10 +9,11 @@ from matplotlib.image import imread
 
 from bonemet_auto.commands.evaluate import main as evaluate
 from bonemet_auto.evaluation.evaluate import evaluate_folders
+from bonemet_auto.evaluation.paper import measured_cohort
 from bonemet_auto.geometry import Geometry
 from bonemet_auto.images import Volume, find_images, write_volume
 from bonemet_auto.report import html as page_module
-from bonemet_auto.report.html import write_report
+from bonemet_auto.report.html import write_prediction_report
 from bonemet_auto.report.pictures import bone_window, grey_png, three_views
 from bonemet_auto.schema import CaseLabels, CasePrediction, LesionRecord, PatientRecord, write_json
 
@@ -138,6 +139,11 @@ def folders(tmp_path):
     return pred, ref, images
 
 
+def write_report(pred, ref, images, evaluation, out):
+    cohorts = [measured_cohort(evaluation, "external")]
+    return page_module.write_report(pred, ref, images, evaluation, out, cohorts)
+
+
 def headings(page: str) -> list[str]:
     return [html.unescape(text) for text in re.findall(r"<h3>(.*?)</h3>", page)]
 
@@ -158,9 +164,9 @@ def test_report_holds_every_case_worst_first_and_nothing_from_outside(folders, t
     assert "<script" not in page and "@import" not in page
 
 
-def test_report_without_reference_lists_estimates_highest_first(folders, tmp_path):
+def test_report_without_reference_lists_estimates_highest_first(folders):
     pred, _, images = folders
-    page = write_report(pred, None, find_images(images), None, tmp_path).read_text(encoding="utf-8")
+    page = write_prediction_report(pred, find_images(images)).read_text(encoding="utf-8")
     assert headings(page)[0] == "hit"
     assert "DSC" not in page and "0.849" not in page and ">reference<" not in page
     assert "#1 0.90" in page
