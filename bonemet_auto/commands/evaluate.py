@@ -79,10 +79,12 @@ def _write(
     """All files of `--out`."""
     from bonemet_auto.evaluation.evaluate import write_evaluation
     from bonemet_auto.evaluation.paper import write_paper_table
+    from bonemet_auto.report.claim import write_checklist
     from bonemet_auto.report.html import write_report
 
     write_evaluation(evaluation, options.out, options.cohort)
     write_paper_table(options.out, cohorts)
+    write_checklist(options.pred, evaluation, options.cohort, options.out)
     report = write_report(options.pred, options.ref, images, evaluation, options.out, cohorts)
     logger.info("wrote %s and the tables beside it", report)
 

@@ -144,6 +144,12 @@ def write_report(pred, ref, images, evaluation, out):
     return page_module.write_report(pred, ref, images, evaluation, out, cohorts)
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leaves the drawings out, which take their time and have tests of their own."""
+    monkeypatch.setattr(page_module, "draw_all", lambda evaluation, threshold: [])
+
+
 def headings(page: str) -> list[str]:
     return [html.unescape(text) for text in re.findall(r"<h3>(.*?)</h3>", page)]
 
@@ -172,7 +178,7 @@ def test_report_without_reference_lists_estimates_highest_first(folders):
     assert "#1 0.90" in page
 
 
-def test_a_missing_or_broken_image_costs_its_pictures_only(folders, tmp_path):
+def test_a_missing_or_broken_image_costs_its_pictures_only(folders, tmp_path, undrawn):
     pred, ref, images = folders
     found = find_images(images)
     del found["hit"]
@@ -184,13 +190,65 @@ def test_a_missing_or_broken_image_costs_its_pictures_only(folders, tmp_path):
     assert page.count("No picture:") == 2
 
 
-def test_beyond_the_limit_cases_stay_in_the_table_only(folders, tmp_path, monkeypatch):
+def test_beyond_the_limit_cases_stay_in_the_table_only(folders, tmp_path, monkeypatch, undrawn):
     pred, ref, images = folders
     monkeypatch.setattr(page_module, "MAX_PICTURED_CASES", 2)
     evaluation = evaluate_folders(pred, ref, n_bootstrap=20)
     page = write_report(pred, ref, find_images(images), evaluation, tmp_path).read_text("utf-8")
     assert len(headings(page)) == 2
     assert "<td>hit</td>" in page and "first 2 of 3 scans" in page
+
+
+def test_beyond_the_limit_the_best_are_pictured_too(folders, tmp_path, monkeypatch, undrawn):
+    pred, ref, images = folders
+    monkeypatch.setattr(page_module, "MAX_PICTURED_CASES", 2)
+    monkeypatch.setattr(page_module, "BEST_SHARE", 0.5)
+    evaluation = evaluate_folders(pred, ref, n_bootstrap=20)
+    page = write_report(pred, ref, find_images(images), evaluation, tmp_path).read_text("utf-8")
+    assert headings(page) == [ODD_NAME, "hit"]
+    assert 'href="#case-3">hit' in page and 'id="case-3"' in page
+    assert "first 1 of 3 scans only, and of the last 1" in page
+
+
+def test_a_page_of_a_hundred_cases_stays_below_its_size(folders, tmp_path):
+    pred, ref, images = folders
+    scan = find_images(images)["hit"]
+    for number in range(104):
+        for folder in (pred, ref):
+            for ending in (".nii.gz", ".json"):
+                text = (folder / f"hit{ending}").read_bytes()
+                text = text.replace(b'"hit"', f'"case {number}"'.encode())
+                (folder / f"case {number}{ending}").write_bytes(text)
+    evaluation = evaluate_folders(pred, ref, n_bootstrap=20)
+    everywhere = dict.fromkeys(evaluation.cases["case"], scan)
+    path = write_report(pred, ref, everywhere, evaluation, tmp_path / "out")
+    page = path.read_text("utf-8")
+    assert page.count("<h3>") == 100 and page.count("<tr>\n<td>") >= 107
+    without_pictures = re.sub(r"base64,[^\"]*", "", page)
+    # 100 cases of at most 142 kB of pictures each, as the test of a large scan holds.
+    assert len(without_pictures.encode()) < 15e6 - 100 * 142.5e3
+
+
+def test_thumbnails_lead_from_the_worst_and_the_best_to_their_scans(folders, tmp_path, undrawn):
+    pred, ref, images = folders
+    evaluation = evaluate_folders(pred, ref, n_bootstrap=20)
+    page = write_report(pred, ref, find_images(images), evaluation, tmp_path).read_text("utf-8")
+    (extremes,) = re.findall(r'<section id="extremes">.*?</section>', page, re.S)
+    assert re.findall(r'href="(#case-\d)"', extremes) == ["#case-1", "#case-2", "#case-3"]
+    assert "data:" not in extremes and 'href="#p1axial"' in extremes
+
+
+def test_drawings_lie_beside_the_page_and_stale_ones_are_removed(folders, tmp_path):
+    pred, ref, images = folders
+    evaluation = evaluate_folders(pred, ref, n_bootstrap=20)
+    stale = tmp_path / "figures" / "roc_lesions.svg"
+    stale.parent.mkdir()
+    stale.write_text("old")
+    page = write_report(pred, ref, find_images(images), evaluation, tmp_path).read_text("utf-8")
+    assert not stale.exists()
+    for path in stale.parent.iterdir():
+        assert path.read_text("utf-8") in page
+    assert "No drawing: all 1 found lesions are positive." in page
 
 
 def test_equal_inputs_give_equal_bytes(folders, tmp_path):
@@ -203,7 +261,7 @@ def test_equal_inputs_give_equal_bytes(folders, tmp_path):
     assert first == second
 
 
-def test_evaluate_finds_the_images_beside_the_labels(folders, tmp_path):
+def test_evaluate_finds_the_images_beside_the_labels(folders, tmp_path, undrawn):
     pred, ref, images = folders
     flags = ["--pred", str(pred), "--ref", str(ref), "--out"]
     assert evaluate([*flags, str(tmp_path / "a")]) == 0
