@@ -12,7 +12,7 @@ from scipy.ndimage import find_objects
 
 from bonemet_auto.errors import DataError
 from bonemet_auto.geometry import Index
-from bonemet_auto.images import Volume, read_instances
+from bonemet_auto.images import Volume, list_images, read_instances
 from bonemet_auto.report.pictures import FIELD_MM, InstanceMap, View, centre_of, three_views
 from bonemet_auto.scans import Scan, read_scan
 from bonemet_auto.schema import CasePrediction, LesionRecord, PatientRecord, read_json
@@ -93,13 +93,13 @@ def measured_sections(pred: Path, cases: pd.DataFrame, lesions: pd.DataFrame) ->
     order = cases.sort_values(["dsc", "n_false_positive", "case"], ascending=[True, False, True])
     sections = []
     for row in order.to_dict("records"):
-        record = read_record(pred, row["case"])
+        record = known_record(pred, row["case"])
         rows = lesions[lesions["case"] == row["case"]].to_dict("records")
         sections.append(
             CaseSection(
                 row["case"],
                 row["patient_id"],
-                record.patient,
+                record.patient if record else None,
                 Agreement(
                     _source_name(row["patient_label"], "not lung"),
                     row["dsc"],
@@ -108,7 +108,7 @@ def measured_sections(pred: Path, cases: pd.DataFrame, lesions: pd.DataFrame) ->
                     row["n_false_positive"],
                 ),
                 tuple(_measured_row(each) for each in rows),
-                record.warnings,
+                record.warnings if record else (),
             )
         )
     return sections
@@ -117,6 +117,14 @@ def measured_sections(pred: Path, cases: pd.DataFrame, lesions: pd.DataFrame) ->
 def read_record(pred: Path, case: str) -> CasePrediction:
     """`CASE.json` of a prediction folder."""
     return read_json(pred / f"{case}.json", CasePrediction, "Predict the case again.")
+
+
+def known_record(pred: Path, case: str) -> CasePrediction | None:
+    """The same of a case that was evaluated; None where another program has predicted it."""
+    try:
+        return read_record(pred, case)
+    except DataError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -142,20 +150,23 @@ def open_case(pred: Path, ref: Path | None, case: str, image: Scan) -> OpenCase:
     Raises:
         DataError: a file cannot be read, or lies on another grid than the image.
     """
-    scan = read_scan(image)
+    scan, record = read_scan(image), known_record(pred, case)
     return OpenCase(
         scan,
-        _on_grid(scan, pred / f"{case}.nii.gz"),
-        _on_grid(scan, ref / f"{case}.nii.gz") if ref else None,
-        by_score(read_record(pred, case).lesions),
+        _on_grid(scan, pred, case),
+        _on_grid(scan, ref, case) if ref else None,
+        by_score(record.lesions) if record else (),
     )
 
 
 def main_views(case: OpenCase) -> list[View]:
-    """Planes through the largest annotated lesion, else the best prediction, else the middle."""
-    drawn = case.reference
-    if drawn is not None and drawn.any():
-        return case.views(centre_of(drawn, int(np.bincount(drawn[drawn > 0]).argmax())))
+    """Planes through the largest annotated lesion, else the best prediction, else the middle.
+
+    Without scores the largest prediction is the best one.
+    """
+    for drawn in (case.reference, None if case.lesions else case.predicted):
+        if drawn is not None and drawn.any():
+            return case.views(centre_of(drawn, int(np.bincount(drawn[drawn > 0]).argmax())))
     return next((views for _, views in lesion_views(case, 1, FIELD_MM)), middle_views(case))
 
 
@@ -188,7 +199,8 @@ def by_score(lesions: Iterable[LesionRecord]) -> tuple[LesionRecord, ...]:
     return tuple(sorted(lesions, key=lambda lesion: (-lesion.score, lesion.id)))
 
 
-def _on_grid(scan: Volume, path: Path) -> Any:  # noqa: ANN401  a uint16 array
+def _on_grid(scan: Volume, folder: Path, case: str) -> Any:  # noqa: ANN401  a uint16 array
+    path = list_images(folder).get(case, folder / f"{case}.nii.gz")
     volume = read_instances(path)
     difference = scan.geometry.mismatch(volume.geometry)
     if difference:

@@ -1,6 +1,7 @@
 """`claim_checklist.md`: what an evaluation knows of the items of CLAIM 2024, and what it cannot."""
 
 import json
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,12 @@ from typing import Any
 import pandas as pd
 
 from bonemet_auto import __version__
+from bonemet_auto.errors import DataError
 from bonemet_auto.evaluation.bootstrap import Figure
 from bonemet_auto.evaluation.evaluate import Evaluation
 from bonemet_auto.evaluation.paper import PAPER_ROWS, Cohort
 from bonemet_auto.files import write_text
-from bonemet_auto.report.cases import read_record
+from bonemet_auto.report.cases import known_record
 from bonemet_auto.report.model_card import TO_FILL_IN
 from bonemet_auto.report.templates import load_template
 from bonemet_auto.schema import RunReport, read_json
@@ -33,9 +35,6 @@ def write_checklist(pred: Path, evaluation: Evaluation, cohort: Cohort, out: Pat
         evaluation: tables and figures.
         cohort: what the cohort was declared to be.
         out: folder.
-
-    Raises:
-        DataError: the record of a case, or the run report, is broken.
     """
     path = out / CHECKLIST_NAME
     write_text(
@@ -65,10 +64,12 @@ def write_checklist(pred: Path, evaluation: Evaluation, cohort: Cohort, out: Pat
 
 def _software(pred: Path) -> dict[str, Any]:
     """What predicted, where that is known to have been this software."""
-    reports = sorted(pred.glob("run_report*.json"))
-    if not reports:
+    run = None
+    for report in sorted(pred.glob("run_report*.json")):
+        with suppress(DataError):  # that of another program
+            run = read_json(report, RunReport)
+    if run is None:
         return {"ours": False, "run": None, "n_folds": 0}
-    run = read_json(reports[0], RunReport)
     used = run.flags.get("folds_used", "")
     return {"ours": True, "run": run, "n_folds": len(used.split(", ")) if used else 0}
 
@@ -118,7 +119,7 @@ def _lesion_counts(lesions: pd.DataFrame) -> dict[str, Any]:
 
 def _thresholds(pred: Path, cases: pd.DataFrame) -> str:
     """Those that the predictions were made with, in words."""
-    records = [read_record(pred, case) for case in cases["case"]]
+    records = [record for case in cases["case"] if (record := known_record(pred, case))]
     scores = {record.score_threshold for record in records}
     patients = {record.patient.threshold for record in records if record.patient}
     return f"lesion score {_joined(scores)}, patient {_joined(patients)}"

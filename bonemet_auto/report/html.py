@@ -107,9 +107,6 @@ def write_report(
 
     Returns:
         The page's path.
-
-    Raises:
-        DataError: the record of a case is missing or broken.
     """
     sections = measured_sections(pred, evaluation.cases, evaluation.lesions)
     drawings = draw_all(evaluation, _patient_threshold(sections))

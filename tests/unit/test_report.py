@@ -11,7 +11,7 @@ from bonemet_auto.commands.evaluate import main as evaluate
 from bonemet_auto.evaluation.evaluate import evaluate_folders
 from bonemet_auto.evaluation.paper import measured_cohort
 from bonemet_auto.geometry import Geometry
-from bonemet_auto.images import Volume, find_images, write_volume
+from bonemet_auto.images import Volume, find_images, read_instances, write_volume
 from bonemet_auto.report import html as page_module
 from bonemet_auto.report.html import write_prediction_report
 from bonemet_auto.report.pictures import bone_window, grey_png, three_views
@@ -236,6 +236,18 @@ def test_thumbnails_lead_from_the_worst_and_the_best_to_their_scans(folders, tmp
     (extremes,) = re.findall(r'<section id="extremes">.*?</section>', page, re.S)
     assert re.findall(r'href="(#case-\d)"', extremes) == ["#case-1", "#case-2", "#case-3"]
     assert "data:" not in extremes and 'href="#p1axial"' in extremes
+
+
+def test_masks_without_our_records_have_a_page_too(folders, tmp_path, undrawn):
+    pred, ref, images = folders
+    evaluation = evaluate_folders(pred, ref, n_bootstrap=20)
+    for record in pred.glob("*.json"):
+        record.unlink()
+    lesions = {path.name: read_instances(path) for path in pred.glob("*.nii.gz")}
+    write_volume(pred / "healthy.nii.gz", lesions["hit.nii.gz"])
+    page = write_report(pred, ref, find_images(images), evaluation, tmp_path).read_text("utf-8")
+    assert len(headings(page)) == 3 and page.count("data:image/png") == 9
+    assert page.count('class="predicted" d="M') == 2 * (3 + 1)  # pictures and a thumbnail of each
 
 
 def test_drawings_lie_beside_the_page_and_stale_ones_are_removed(folders, tmp_path):
