@@ -209,9 +209,13 @@ def net_benefit(answers: Answers, thresholds: FloatArray) -> FloatArray:
 
 
 def volume_agreement(cases: pd.DataFrame) -> VolumeAgreement | None:
-    """Bland-Altman statistics of the scans' volumes, None for fewer than two scans with any."""
-    annotated = cases["volume_mm3"].to_numpy(np.float64)
-    predicted = cases["predicted_volume_mm3"].to_numpy(np.float64)
+    """Bland-Altman statistics of the scans' volumes, None for fewer than two scans with any.
+
+    Scans of which a volume is not known are left out.
+    """
+    known = cases.dropna(subset=["volume_mm3", "predicted_volume_mm3"])
+    annotated = known["volume_mm3"].to_numpy(np.float64)
+    predicted = known["predicted_volume_mm3"].to_numpy(np.float64)
     some = annotated + predicted > 0
     if some.sum() < 2:
         return None

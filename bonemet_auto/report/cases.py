@@ -33,17 +33,20 @@ class LesionRow:
     source: str
     score: float | None
     p_lung: float | None
-    diameter_mm: float
-    volume_mm3: float
+    diameter_mm: float | None
+    volume_mm3: float | None
     dsc: float | None
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """A case against its reference; `source` is the patient's true one."""
+    """A case against its reference; `source` is the patient's true one.
+
+    `dsc` is None where boxes were predicted, and no outlines.
+    """
 
     source: str
-    dsc: float
+    dsc: float | None
     n_reference: int
     n_found: int
     n_false_positive: int
@@ -102,7 +105,7 @@ def measured_sections(pred: Path, cases: pd.DataFrame, lesions: pd.DataFrame) ->
                 record.patient if record else None,
                 Agreement(
                     _source_name(row["patient_label"], "not lung"),
-                    row["dsc"],
+                    _known(row["dsc"]),
                     row["n_reference"],
                     row["n_found"],
                     row["n_false_positive"],
@@ -231,9 +234,9 @@ def _measured_row(row: Mapping[Any, Any]) -> LesionRow:
         _source_name(row["is_lung"], "other") if annotated else "",
         _known(row["score"]),
         _known(row["p_lung_metastasis"]),
-        row["diameter_mm"],
-        row["volume_mm3"],
-        row["dsc"] if annotated else None,
+        _known(row["diameter_mm"]),
+        _known(row["volume_mm3"]),
+        _known(row["dsc"]) if annotated else None,
     )
 
 

@@ -76,7 +76,7 @@ def _software(pred: Path) -> dict[str, Any]:
 
 def _case_counts(pred: Path, evaluation: Evaluation) -> dict[str, Any]:
     cases = evaluation.cases
-    worst = cases.sort_values(["dsc", "case"]).head(_N_WORST)
+    worst = cases.dropna(subset="dsc").sort_values(["dsc", "case"]).head(_N_WORST)
     failed = [json.loads(path.read_text("utf-8")) for path in pred.glob("failed_cases*.json")]
     return {
         "n_scans": len(cases),
@@ -86,7 +86,8 @@ def _case_counts(pred: Path, evaluation: Evaluation) -> dict[str, Any]:
         "n_false": int(cases["n_false_positive"].sum()),
         "worst": ", ".join(
             f"{case} ({dsc:.2f})" for case, dsc in zip(worst["case"], worst["dsc"], strict=True)
-        ),
+        )
+        or "none is known",
     }
 
 

@@ -110,6 +110,9 @@ def _dsc_by_size(lesions: pd.DataFrame) -> Drawing:
     annotated = lesions[lesions["reference_id"] > 0]
     if annotated.empty:
         return Drawing(name, title, None, "no annotated lesions.")
+    annotated = annotated[annotated["dsc"].notna()]
+    if annotated.empty:
+        return Drawing(name, title, None, "no outlines were predicted.")
     plot, axes = new_plot(title)
     diameter, dsc = annotated["diameter_mm"].to_numpy(), annotated["dsc"].to_numpy()
     missed = (annotated["outcome"] == "missed").to_numpy()

@@ -99,6 +99,8 @@ def test_volumes_agree_as_worked_out_by_hand():
     spread = 1.96 * np.std([500, -500, 300], ddof=1)
     assert found.limits_mm3 == pytest.approx((100 - spread, 100 + spread), rel=1e-3)
     assert volume_agreement(cases.iloc[:2]) is None
+    boxes = pd.concat([cases, cases.assign(predicted_volume_mm3=np.nan)])
+    assert volume_agreement(boxes).difference_mm3.tolist() == [500, -500, 300]
 
 
 def test_rows_are_those_of_known_source_with_an_estimate():

@@ -1,8 +1,10 @@
 """The report's drawings: what is in them, and what stands there when the data give none."""
 
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from bonemet_auto.evaluation.evaluate import evaluate_folders
@@ -70,6 +72,20 @@ def test_drawings_say_what_they_count(mixed):
     assert "average precision" in drawn["precision_recall_patients"].svg
     for name in ("froc", "roc_patients", "decision_curve_patients"):
         assert "threshold in use" in drawn[name].svg
+
+
+def test_boxes_without_outlines_give_reasons(mixed):
+    folder, _ = mixed
+    measured = evaluate_folders(folder / "pred", folder / "ref", n_bootstrap=5)
+    unknown = {"dsc": np.nan, "predicted_volume_mm3": np.nan}
+    boxes = replace(
+        measured,
+        cases=measured.cases.assign(**unknown),
+        lesions=measured.lesions.assign(dsc=np.nan),
+    )
+    drawn = {each.name: each for each in draw_all(boxes, 0.5)}
+    assert drawn["dsc_by_size"].text == "no outlines were predicted."
+    assert drawn["bland_altman"].svg is None and drawn["froc"].svg
 
 
 def test_one_healthy_scan_gives_reasons_and_no_drawing_but_calibration(tmp_path):
