@@ -12,7 +12,12 @@ from pathlib import Path
 from bonemet_auto import __version__
 from bonemet_auto.errors import DataError
 from bonemet_auto.evaluation.evaluate import Evaluation
-from bonemet_auto.evaluation.paper import PAPER_ROWS, PUBLISHED_COHORT, MeasuredCohort
+from bonemet_auto.evaluation.paper import (
+    PAPER_ROWS,
+    PUBLISHED_COHORT,
+    MeasuredCohort,
+    measured_cohort,
+)
 from bonemet_auto.evaluation.table import other_figures
 from bonemet_auto.files import write_text
 from bonemet_auto.images import list_images
@@ -91,7 +96,7 @@ def write_report(
     images: Mapping[str, Scan],
     evaluation: Evaluation,
     out: Path,
-    cohorts: Sequence[MeasuredCohort],
+    cohorts: Sequence[MeasuredCohort] = (),
 ) -> Path:
     """Write an evaluation's `report.html`, and its drawings as files beside it.
 
@@ -103,7 +108,7 @@ def write_report(
         images: the scans by case id; may lack some.
         evaluation: figures and tables.
         out: folder for the page.
-        cohorts: the columns of the publication's table.
+        cohorts: the columns of the publication's table; otherwise this evaluation as external.
 
     Returns:
         The page's path.
@@ -123,7 +128,7 @@ def write_report(
         best=_best(shown),
         viewers=_viewers(out, sections),
         evaluation=evaluation,
-        cohorts=cohorts,
+        cohorts=cohorts or [measured_cohort(evaluation, "external")],
         published=PUBLISHED_COHORT,
         paper_rows=PAPER_ROWS,
         other_figures=other_figures(evaluation.figures),

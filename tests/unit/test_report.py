@@ -13,7 +13,7 @@ from bonemet_auto.evaluation.paper import measured_cohort
 from bonemet_auto.geometry import Geometry
 from bonemet_auto.images import Volume, find_images, read_instances, write_volume
 from bonemet_auto.report import html as page_module
-from bonemet_auto.report.html import write_prediction_report
+from bonemet_auto.report.html import write_prediction_report, write_report
 from bonemet_auto.report.pictures import bone_window, grey_png, three_views
 from bonemet_auto.schema import CaseLabels, CasePrediction, LesionRecord, PatientRecord, write_json
 
@@ -139,11 +139,6 @@ def folders(tmp_path):
     return pred, ref, images
 
 
-def write_report(pred, ref, images, evaluation, out):
-    cohorts = [measured_cohort(evaluation, "external")]
-    return page_module.write_report(pred, ref, images, evaluation, out, cohorts)
-
-
 @pytest.fixture
 def undrawn(monkeypatch):
     """Leaves the drawings out, which take their time and have tests of their own."""
@@ -236,6 +231,16 @@ def test_thumbnails_lead_from_the_worst_and_the_best_to_their_scans(folders, tmp
     (extremes,) = re.findall(r'<section id="extremes">.*?</section>', page, re.S)
     assert re.findall(r'href="(#case-\d)"', extremes) == ["#case-1", "#case-2", "#case-3"]
     assert "data:" not in extremes and 'href="#p1axial"' in extremes
+
+
+def test_both_cohorts_stand_side_by_side(folders, tmp_path, undrawn):
+    pred, ref, images = folders
+    evaluation = evaluate_folders(pred, ref, n_bootstrap=20)
+    cohorts = [measured_cohort(evaluation, name) for name in ("internal", "external")]
+    page = write_report(pred, ref, {}, evaluation, tmp_path, cohorts).read_text("utf-8")
+    row = page[page.index("segmentation: DSC") :].split("</tr>")[0]
+    assert re.findall(r'<td class="n">([\d.]+)</td>', row) == ["0.856", "0.849"]
+    assert "training cohort of 265 patients, external test of 106 patients" in page
 
 
 def test_masks_without_our_records_have_a_page_too(folders, tmp_path, undrawn):
