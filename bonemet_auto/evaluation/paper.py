@@ -107,14 +107,19 @@ def read_other_cohort(folder: Path, cohort: Cohort) -> MeasuredCohort:
     return other
 
 
+def in_order(cohorts: Sequence[MeasuredCohort]) -> list[MeasuredCohort]:
+    """Internal before external, as the publication has them."""
+    return sorted(cohorts, key=lambda each: COHORTS.index(each.cohort))
+
+
 def write_paper_table(out: Path, cohorts: Sequence[MeasuredCohort]) -> None:
-    """Write `paper_table.md`, `.tex` and `.csv`, internal before external.
+    """Write `paper_table.md`, `.tex` and `.csv`.
 
     Args:
         out: folder.
         cohorts: one or both.
     """
-    ordered = sorted(cohorts, key=lambda each: COHORTS.index(each.cohort))
+    ordered = in_order(cohorts)
     for ending, text in (
         ("md", _markdown(ordered)),
         ("tex", _latex(ordered)),

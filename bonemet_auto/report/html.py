@@ -16,6 +16,7 @@ from bonemet_auto.evaluation.paper import (
     PAPER_ROWS,
     PUBLISHED_COHORT,
     MeasuredCohort,
+    in_order,
     measured_cohort,
 )
 from bonemet_auto.evaluation.table import other_figures
@@ -128,7 +129,7 @@ def write_report(
         best=_best(shown),
         viewers=_viewers(out, sections),
         evaluation=evaluation,
-        cohorts=cohorts or [measured_cohort(evaluation, "external")],
+        cohorts=in_order(cohorts) or [measured_cohort(evaluation, "external")],
         published=PUBLISHED_COHORT,
         paper_rows=PAPER_ROWS,
         other_figures=other_figures(evaluation.figures),

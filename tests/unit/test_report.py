@@ -236,7 +236,7 @@ def test_thumbnails_lead_from_the_worst_and_the_best_to_their_scans(folders, tmp
 def test_both_cohorts_stand_side_by_side(folders, tmp_path, undrawn):
     pred, ref, images = folders
     evaluation = evaluate_folders(pred, ref, n_bootstrap=20)
-    cohorts = [measured_cohort(evaluation, name) for name in ("internal", "external")]
+    cohorts = [measured_cohort(evaluation, name) for name in ("external", "internal")]
     page = write_report(pred, ref, {}, evaluation, tmp_path, cohorts).read_text("utf-8")
     row = page[page.index("segmentation: DSC") :].split("</tr>")[0]
     assert re.findall(r'<td class="n">([\d.]+)</td>', row) == ["0.856", "0.849"]
