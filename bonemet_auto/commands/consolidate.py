@@ -139,9 +139,10 @@ def _cross_validate(
             write_case(out, case.case, case.geometry, found, settings.point)
     write_cohort_tables(out)
     evaluation = evaluate_folders(out, labels, cases={case.case for case in cases})
-    write_text(results / TABLE_NAME, format_table(evaluation) + "\n")
+    table = format_table(evaluation, "internal")
+    write_text(results / TABLE_NAME, table + "\n")
     logger.info("cross-validation, by settings that left each case's fold out:")
-    logger.info("%s", format_table(evaluation))
+    logger.info("%s", table)
 
 
 def _write_model(

@@ -61,7 +61,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out",
         type=Path,
-        help="folder for metrics.json, tables and report.html",
+        help="folder for metrics.json, tables, figures, report.html and claim_checklist.md",
+    )
+    parser.add_argument(
+        "--cohort",
+        choices=("internal", "external"),
+        default="external",
+        help="which cohort of the publication stands beside the figures; otherwise external",
+    )
+    parser.add_argument(
+        "--beside",
+        type=Path,
+        metavar="OTHER_OUT",
+        help="folder of an earlier evaluation of the other cohort, for a table of both",
     )
     parser.add_argument(
         "--images",
@@ -82,33 +94,45 @@ def _work(options: argparse.Namespace) -> int:
     from bonemet_auto.evaluation.cohort import useful_processes
     from bonemet_auto.evaluation.cross_validation import pool, read_folds
     from bonemet_auto.evaluation.evaluate import write_evaluation
+    from bonemet_auto.evaluation.paper import (
+        measured_cohort,
+        read_other_cohort,
+        write_paper_table,
+    )
     from bonemet_auto.evaluation.table import format_table
 
     _refuse_clashes(options)
     images = _images(options)
+    others = [read_other_cohort(options.beside, options.cohort)] if options.beside else []
     table = level_table(options)
     processes = options.processes = options.processes or useful_processes(options.ref)
     folds = read_folds(options.folds, options.ref, processes) if options.folds else {}
     cohort = pool(folds) if folds else read_predictions(options.pred, options.ref, processes)
     evaluation = with_subgroups(evaluate(options, cohort), cohort, table)
-    print(format_table(evaluation))
+    print(format_table(evaluation, options.cohort))
     print_subgroups(evaluation)
+    cohorts = [measured_cohort(evaluation, options.cohort), *others]
     if options.out:
-        write_evaluation(evaluation, options.out)
+        write_evaluation(evaluation, options.out, options.cohort)
+        write_paper_table(options.out, cohorts)
     if folds:
         show_folds(folds, evaluation, options.out)
     if options.versus:
         show_comparison(options, cohort)
     if options.out and not folds:
+        from bonemet_auto.report.claim import write_checklist
         from bonemet_auto.report.html import write_report
 
-        report = write_report(options.pred, options.ref, images, evaluation, options.out)
+        write_checklist(options.pred, evaluation, options.cohort, options.out)
+        report = write_report(options.pred, options.ref, images, evaluation, options.out, cohorts)
         logger.info("wrote %s and the tables beside it", report)
     return EXIT_DONE
 
 
 def _refuse_clashes(options: argparse.Namespace) -> None:
     """Refuse flags that do not go together."""
+    if options.beside and not options.out:
+        raise UsageError("--beside is for the table on file; give --out too.")
     if options.by and not options.subgroups:
         raise UsageError("--by names columns of a table; give it with --subgroups.")
     if options.folds and (options.versus or options.pred_on_reference or options.images):

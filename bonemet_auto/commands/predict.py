@@ -218,11 +218,9 @@ def _predict_source(source: Path, options: argparse.Namespace) -> int:
 
         write_viewer(options.output, of_all_parts)
     if options.report or options.viewer:
-        from bonemet_auto.report.html import write_report
+        from bonemet_auto.report.html import write_prediction_report
 
-        logger.info(
-            "wrote %s", write_report(options.output, None, of_all_parts, None, options.output)
-        )
+        logger.info("wrote %s", write_prediction_report(options.output, of_all_parts))
     logger.info("%d of %d cases are in %s", len(scans) - len(failed), len(scans), options.output)
     return EXIT_SOME_FAILED if failed else EXIT_DONE
 

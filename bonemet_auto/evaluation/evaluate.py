@@ -16,6 +16,8 @@ from bonemet_auto.evaluation.subgroups import Subgroup, subgroup_table
 from bonemet_auto.files import atomic_write, write_text
 from bonemet_auto.schema import FORMAT_VERSION
 
+METRICS_NAME = "metrics.json"
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -100,10 +102,17 @@ def cohort_figures(cohort: Cohort, n_bootstrap: int, seed: int) -> Figures:
     return read_measures(cohort_measures(cohort), cohort_weights(cohort, n_bootstrap, seed))
 
 
-def write_evaluation(evaluation: Evaluation, out: Path) -> None:
-    """Write `metrics.json` and the tables, as docs/reference/formats.md lists them."""
+def write_evaluation(evaluation: Evaluation, out: Path, cohort: str = "external") -> None:
+    """Write `metrics.json` and the tables, as docs/reference/formats.md lists them.
+
+    Args:
+        evaluation: what to write.
+        out: the folder.
+        cohort: which of the publication's cohorts it is to stand beside.
+    """
     metrics = {
         "format_version": FORMAT_VERSION,
+        "cohort": cohort,
         "n_scans": len(evaluation.cases),
         "n_patients": int(evaluation.cases["patient_id"].nunique()),
         "left_out": evaluation.left_out,
@@ -118,7 +127,7 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> None:
         metrics["subgroups"] = [
             asdict(part) | {"small": part.small} for part in evaluation.subgroups
         ]
-    write_text(out / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False) + "\n")
+    write_text(out / METRICS_NAME, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
     for name, table in _tables(evaluation).items():
         with atomic_write(out / name) as temporary:
             table.to_csv(temporary, index=False, lineterminator="\n")

@@ -1,20 +1,21 @@
 """What the report says and shows of one case, read from the files of a prediction."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.ndimage import find_objects
 
 from bonemet_auto.errors import DataError
-from bonemet_auto.evaluation.folders import holds_scores
-from bonemet_auto.images import Volume, read_instances
-from bonemet_auto.report.pictures import View, centre_of, three_views
+from bonemet_auto.geometry import Index
+from bonemet_auto.images import Volume, list_images, read_instances
+from bonemet_auto.report.pictures import FIELD_MM, InstanceMap, View, centre_of, three_views
 from bonemet_auto.scans import Scan, read_scan
-from bonemet_auto.schema import CasePrediction, PatientRecord, read_json
+from bonemet_auto.schema import CasePrediction, LesionRecord, PatientRecord, read_json
 
 _OUTCOMES = {"found": "found", "missed": "missed", "false_positive": "false"}
 
@@ -33,12 +34,16 @@ class LesionRow:
     score: float | None
     p_lung: float | None
     diameter_mm: float | None
+    volume_mm3: float | None
     dsc: float | None
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """A case against its reference; `source` is the patient's true one."""
+    """A case against its reference; `source` is the patient's true one.
+
+    `dsc` is None where boxes were predicted, and no outlines.
+    """
 
     source: str
     dsc: float | None
@@ -72,19 +77,7 @@ def predicted_sections(pred: Path, cases: list[str]) -> list[CaseSection]:
             record.case,
             record.patient,
             None,
-            tuple(
-                LesionRow(
-                    lesion.id,
-                    0,
-                    "",
-                    "",
-                    lesion.score,
-                    lesion.p_lung_metastasis,
-                    ball_diameter_mm(lesion.volume_mm3),
-                    None,
-                )
-                for lesion in record.lesions
-            ),
+            tuple(_predicted_row(each) for each in by_score(record.lesions)),
             record.warnings,
         )
         for record in records
@@ -103,13 +96,13 @@ def measured_sections(pred: Path, cases: pd.DataFrame, lesions: pd.DataFrame) ->
     order = cases.sort_values(["dsc", "n_false_positive", "case"], ascending=[True, False, True])
     sections = []
     for row in order.to_dict("records"):
-        record = read_record(pred, row["case"])
+        record = known_record(pred, row["case"])
         rows = lesions[lesions["case"] == row["case"]].to_dict("records")
         sections.append(
             CaseSection(
                 row["case"],
                 row["patient_id"],
-                record.patient,
+                record.patient if record else None,
                 Agreement(
                     _source_name(row["patient_label"], "not lung"),
                     _known(row["dsc"]),
@@ -118,47 +111,118 @@ def measured_sections(pred: Path, cases: pd.DataFrame, lesions: pd.DataFrame) ->
                     row["n_false_positive"],
                 ),
                 tuple(_measured_row(each) for each in rows),
-                record.warnings,
+                record.warnings if record else (),
             )
         )
     return sections
 
 
 def read_record(pred: Path, case: str) -> CasePrediction:
-    """`CASE.json` of a prediction folder; an empty one where another program wrote the folder."""
-    path = pred / f"{case}.json"
-    if not path.is_file() or holds_scores(path):
-        return CasePrediction(case=case, lesions=(), patient=None, score_threshold=0, warnings=())
-    return read_json(path, CasePrediction, "Predict the case again.")
+    """`CASE.json` of a prediction folder."""
+    return read_json(pred / f"{case}.json", CasePrediction, "Predict the case again.")
 
 
-def picture_case(pred: Path, ref: Path | None, case: str, image: Scan) -> list[View]:
-    """Three planes through the largest annotated lesion, else the best prediction, else the middle.
+def known_record(pred: Path, case: str) -> CasePrediction | None:
+    """The same of a case that was evaluated; None where another program has predicted it."""
+    try:
+        return read_record(pred, case)
+    except DataError:
+        return None
+
+
+@dataclass(frozen=True)
+class OpenCase:
+    """The volumes of a case, on one grid; `reference` is None where there is none."""
+
+    scan: Volume
+    predicted: InstanceMap
+    reference: InstanceMap | None
+    lesions: tuple[LesionRecord, ...]
+
+    def views(self, centre: Index, field_mm: float = FIELD_MM) -> list[View]:
+        """Three planes through a voxel, at most `field_mm` across."""
+        maps = self.reference, self.predicted
+        return three_views(
+            self.scan.array, self.scan.geometry, centre, *maps, self.lesions, field_mm
+        )
+
+
+def open_case(pred: Path, ref: Path | None, case: str, image: Scan) -> OpenCase:
+    """Read what pictures of a case need.
 
     Raises:
         DataError: a file cannot be read, or lies on another grid than the image.
     """
-    scan = read_scan(image)
-    predicted = _on_grid(scan, pred / f"{case}.nii.gz")
-    reference = _on_grid(scan, ref / f"{case}.nii.gz") if ref else None
-    lesions = read_record(pred, case).lesions
-    if reference is not None and reference.any():
-        centre = centre_of(reference, int(np.bincount(reference[reference > 0]).argmax()))
-    elif lesions and predicted.any():
-        best = max(lesions, key=lambda lesion: lesion.score)
-        centre = centre_of(predicted, best.id)
-    else:
-        z, y, x = scan.geometry.shape
-        centre = (z // 2, y // 2, x // 2)
-    return three_views(scan.array, scan.geometry, centre, reference, predicted, lesions)
+    scan, record = read_scan(image), known_record(pred, case)
+    return OpenCase(
+        scan,
+        _on_grid(scan, pred, case),
+        _on_grid(scan, ref, case) if ref else None,
+        by_score(record.lesions) if record else (),
+    )
 
 
-def _on_grid(scan: Volume, path: Path) -> Any:  # noqa: ANN401  a uint16 array
+def main_views(case: OpenCase) -> list[View]:
+    """Planes through the largest annotated lesion, else the best prediction, else the middle.
+
+    Without scores the largest prediction is the best one.
+    """
+    for drawn in (case.reference, None if case.lesions else case.predicted):
+        if drawn is not None and drawn.any():
+            return case.views(centre_of(drawn, int(np.bincount(drawn[drawn > 0]).argmax())))
+    return next((views for _, views in lesion_views(case, 1, FIELD_MM)), middle_views(case))
+
+
+def middle_views(case: OpenCase) -> list[View]:
+    """Planes through the middle of the scan."""
+    z, y, x = case.scan.geometry.shape
+    return case.views((z // 2, y // 2, x // 2))
+
+
+def lesion_views(
+    case: OpenCase, most: int, field_mm: float
+) -> Iterator[tuple[LesionRecord, list[View]]]:
+    """Planes through each predicted lesion that has a voxel, highest score first.
+
+    Args:
+        case: its volumes.
+        most: lesions to show.
+        field_mm: how far to look around.
+    """
+    places = dict(enumerate(find_objects(case.predicted), 1)) if case.lesions else {}
+    for lesion in case.lesions[:most]:
+        if place := places.get(lesion.id):
+            within = centre_of(case.predicted[place], lesion.id)
+            z, y, x = (int(axis.start) + at for axis, at in zip(place, within, strict=True))
+            yield lesion, case.views((z, y, x), field_mm)
+
+
+def by_score(lesions: Iterable[LesionRecord]) -> tuple[LesionRecord, ...]:
+    """Highest score first; equal ones by id."""
+    return tuple(sorted(lesions, key=lambda lesion: (-lesion.score, lesion.id)))
+
+
+def _on_grid(scan: Volume, folder: Path, case: str) -> Any:  # noqa: ANN401  a uint16 array
+    path = list_images(folder).get(case, folder / f"{case}.nii.gz")
     volume = read_instances(path)
     difference = scan.geometry.mismatch(volume.geometry)
     if difference:
         raise DataError(f"{path.name} lies on another grid than the image: {difference}")
     return volume.array
+
+
+def _predicted_row(lesion: LesionRecord) -> LesionRow:
+    return LesionRow(
+        lesion.id,
+        0,
+        "",
+        "",
+        lesion.score,
+        lesion.p_lung_metastasis,
+        ball_diameter_mm(lesion.volume_mm3),
+        lesion.volume_mm3,
+        None,
+    )
 
 
 def _measured_row(row: Mapping[Any, Any]) -> LesionRow:
@@ -171,6 +235,7 @@ def _measured_row(row: Mapping[Any, Any]) -> LesionRow:
         _known(row["score"]),
         _known(row["p_lung_metastasis"]),
         _known(row["diameter_mm"]),
+        _known(row["volume_mm3"]),
         _known(row["dsc"]) if annotated else None,
     )
 

@@ -3,13 +3,13 @@
 from collections import Counter
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bonemet_auto import __version__
 from bonemet_auto.errors import DataError, ModelError
 from bonemet_auto.model.mask_rcnn import assemble_model
 from bonemet_auto.plan_schema import NetworkPlan, Plan
+from bonemet_auto.report.templates import load_template
 from bonemet_auto.schema import (
     ConsolidatedModel,
     DatasetInfo,
@@ -40,14 +40,7 @@ def write_card(folder: Path, model: ConsolidatedModel, plan: Plan, point: Operat
     except DataError as error:
         raise ModelError(f"{error} Consolidate anew (bonemet_consolidate).") from None
     table = folder / "cross_validation.txt"
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template(_TEMPLATE_NAME).render(
+    return load_template(_TEMPLATE_NAME).render(
         todo=f"**{TO_FILL_IN}**",
         version=__version__,
         model=model,

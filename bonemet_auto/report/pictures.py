@@ -88,6 +88,7 @@ def three_views(
     reference: InstanceMap | None,
     predicted: InstanceMap,
     lesions: Sequence[LesionRecord],
+    field_mm: float = FIELD_MM,
 ) -> list[View]:
     """Axial, coronal and sagittal plane through a voxel.
 
@@ -98,11 +99,12 @@ def three_views(
         reference: annotated instances, if there are any.
         predicted: predicted instances.
         lesions: their records; `id` is the value in the map.
+        field_mm: widest field of view.
     """
     axes = turn_of(geometry)
     views = []
     for plane in _PLANES:
-        frame = _Frame.of(plane, axes, centre)
+        frame = _Frame.of(plane, axes, centre, field_mm)
         grey = bone_window(frame.cut_out(hu))
         views.append(
             View(
@@ -133,10 +135,10 @@ class _Frame:
     columns: slice
 
     @classmethod
-    def of(cls, plane: str, axes: Turn, centre: Index) -> "_Frame":
+    def of(cls, plane: str, axes: Turn, centre: Index, field_mm: float) -> "_Frame":
         cut, row, column, downwards, _ = _PLANES[plane]
         at = axes.index(centre)
-        rows, columns = (_field(axes, axis, int(at[axis])) for axis in (row, column))
+        rows, columns = (_field(axes, axis, int(at[axis]), field_mm) for axis in (row, column))
         return cls(axes, cut, row, column, downwards, int(at[cut]), rows, columns)
 
     @property
@@ -188,10 +190,10 @@ def _length(voxels: slice) -> int:
     return int(voxels.stop - voxels.start)
 
 
-def _field(axes: Turn, axis: int, at: int) -> slice:
-    """At most `FIELD_MM` of an axis around a voxel, moved inwards at the scan's border."""
+def _field(axes: Turn, axis: int, at: int, field_mm: float) -> slice:
+    """At most `field_mm` of an axis around a voxel, moved inwards at the scan's border."""
     size = axes.shape[axis]
-    wanted = min(size, max(1, round(FIELD_MM / axes.spacing_mm[axis])))
+    wanted = min(size, max(1, round(field_mm / axes.spacing_mm[axis])))
     start = min(max(0, at - wanted // 2), size - wanted)
     return slice(start, start + wanted)
 

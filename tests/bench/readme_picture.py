@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 from bonemet_auto.commands.demo import DATASET
 from bonemet_auto.files import atomic_write
 from bonemet_auto.images import find_images
-from bonemet_auto.report.cases import picture_case
+from bonemet_auto.report.cases import main_views, open_case
 from bonemet_auto.report.pictures import View
 
 REFERENCE, PREDICTED = "#e69f00", "#56b4e9"
@@ -38,7 +38,7 @@ def main() -> None:
     for (label, scan), row in zip(chosen.items(), figure.subplots(2, 4), strict=True):
         predictions = options.demo / "predictions"
         case = scan["case"]
-        views = picture_case(predictions, raw / "labelsTs", case, images[case])
+        views = main_views(open_case(predictions, raw / "labelsTs", case, images[case]))
         draw_view(row[0], views[0], outlined=False)
         row[0].set_title(f"{label} of {len(ranked)}: DSC {scan['dsc']:.2f}", color="w", fontsize=10)
         for axes, view in zip(row[1:], views, strict=True):

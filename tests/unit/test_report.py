@@ -9,10 +9,11 @@ from matplotlib.image import imread
 
 from bonemet_auto.commands.evaluate import main as evaluate
 from bonemet_auto.evaluation.evaluate import evaluate_folders
+from bonemet_auto.evaluation.paper import measured_cohort
 from bonemet_auto.geometry import Geometry
-from bonemet_auto.images import Volume, find_images, write_volume
+from bonemet_auto.images import Volume, find_images, read_instances, write_volume
 from bonemet_auto.report import html as page_module
-from bonemet_auto.report.html import write_report
+from bonemet_auto.report.html import write_prediction_report, write_report
 from bonemet_auto.report.pictures import bone_window, grey_png, three_views
 from bonemet_auto.schema import CaseLabels, CasePrediction, LesionRecord, PatientRecord, write_json
 
@@ -138,6 +139,12 @@ def folders(tmp_path):
     return pred, ref, images
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leaves the drawings out, which take their time and have tests of their own."""
+    monkeypatch.setattr(page_module, "draw_all", lambda evaluation, threshold: [])
+
+
 def headings(page: str) -> list[str]:
     return [html.unescape(text) for text in re.findall(r"<h3>(.*?)</h3>", page)]
 
@@ -158,15 +165,15 @@ def test_report_holds_every_case_worst_first_and_nothing_from_outside(folders, t
     assert "<script" not in page and "@import" not in page
 
 
-def test_report_without_reference_lists_estimates_highest_first(folders, tmp_path):
+def test_report_without_reference_lists_estimates_highest_first(folders):
     pred, _, images = folders
-    page = write_report(pred, None, find_images(images), None, tmp_path).read_text(encoding="utf-8")
+    page = write_prediction_report(pred, find_images(images)).read_text(encoding="utf-8")
     assert headings(page)[0] == "hit"
     assert "DSC" not in page and "0.849" not in page and ">reference<" not in page
     assert "#1 0.90" in page
 
 
-def test_a_missing_or_broken_image_costs_its_pictures_only(folders, tmp_path):
+def test_a_missing_or_broken_image_costs_its_pictures_only(folders, tmp_path, undrawn):
     pred, ref, images = folders
     found = find_images(images)
     del found["hit"]
@@ -178,13 +185,87 @@ def test_a_missing_or_broken_image_costs_its_pictures_only(folders, tmp_path):
     assert page.count("No picture:") == 2
 
 
-def test_beyond_the_limit_cases_stay_in_the_table_only(folders, tmp_path, monkeypatch):
+def test_beyond_the_limit_cases_stay_in_the_table_only(folders, tmp_path, monkeypatch, undrawn):
     pred, ref, images = folders
     monkeypatch.setattr(page_module, "MAX_PICTURED_CASES", 2)
     evaluation = evaluate_folders(pred, ref, n_bootstrap=20)
     page = write_report(pred, ref, find_images(images), evaluation, tmp_path).read_text("utf-8")
     assert len(headings(page)) == 2
     assert "<td>hit</td>" in page and "first 2 of 3 scans" in page
+
+
+def test_beyond_the_limit_the_best_are_pictured_too(folders, tmp_path, monkeypatch, undrawn):
+    pred, ref, images = folders
+    monkeypatch.setattr(page_module, "MAX_PICTURED_CASES", 2)
+    monkeypatch.setattr(page_module, "BEST_SHARE", 0.5)
+    evaluation = evaluate_folders(pred, ref, n_bootstrap=20)
+    page = write_report(pred, ref, find_images(images), evaluation, tmp_path).read_text("utf-8")
+    assert headings(page) == [ODD_NAME, "hit"]
+    assert 'href="#case-3">hit' in page and 'id="case-3"' in page
+    assert "first 1 of 3 scans only, and of the last 1" in page
+
+
+def test_a_page_of_a_hundred_cases_stays_below_its_size(folders, tmp_path):
+    pred, ref, images = folders
+    scan = find_images(images)["hit"]
+    for number in range(104):
+        for folder in (pred, ref):
+            for ending in (".nii.gz", ".json"):
+                text = (folder / f"hit{ending}").read_bytes()
+                text = text.replace(b'"hit"', f'"case {number}"'.encode())
+                (folder / f"case {number}{ending}").write_bytes(text)
+    evaluation = evaluate_folders(pred, ref, n_bootstrap=20)
+    everywhere = dict.fromkeys(evaluation.cases["case"], scan)
+    path = write_report(pred, ref, everywhere, evaluation, tmp_path / "out")
+    page = path.read_text("utf-8")
+    assert page.count("<h3>") == 100 and page.count("<tr>\n<td>") >= 107
+    without_pictures = re.sub(r"base64,[^\"]*", "", page)
+    # 100 cases of at most 142 kB of pictures each, as the test of a large scan holds.
+    assert len(without_pictures.encode()) < 15e6 - 100 * 142.5e3
+
+
+def test_thumbnails_lead_from_the_worst_and_the_best_to_their_scans(folders, tmp_path, undrawn):
+    pred, ref, images = folders
+    evaluation = evaluate_folders(pred, ref, n_bootstrap=20)
+    page = write_report(pred, ref, find_images(images), evaluation, tmp_path).read_text("utf-8")
+    (extremes,) = re.findall(r'<section id="extremes">.*?</section>', page, re.S)
+    assert re.findall(r'href="(#case-\d)"', extremes) == ["#case-1", "#case-2", "#case-3"]
+    assert "data:" not in extremes and 'href="#p1axial"' in extremes
+
+
+def test_both_cohorts_stand_side_by_side(folders, tmp_path, undrawn):
+    pred, ref, images = folders
+    evaluation = evaluate_folders(pred, ref, n_bootstrap=20)
+    cohorts = [measured_cohort(evaluation, name) for name in ("external", "internal")]
+    page = write_report(pred, ref, {}, evaluation, tmp_path, cohorts).read_text("utf-8")
+    row = page[page.index("segmentation: DSC") :].split("</tr>")[0]
+    assert re.findall(r'<td class="n">([\d.]+)</td>', row) == ["0.856", "0.849"]
+    assert "training cohort of 265 patients, external test of 106 patients" in page
+
+
+def test_masks_without_our_records_have_a_page_too(folders, tmp_path, undrawn):
+    pred, ref, images = folders
+    evaluation = evaluate_folders(pred, ref, n_bootstrap=20)
+    for record in pred.glob("*.json"):
+        record.unlink()
+    lesions = {path.name: read_instances(path) for path in pred.glob("*.nii.gz")}
+    write_volume(pred / "healthy.nii.gz", lesions["hit.nii.gz"])
+    page = write_report(pred, ref, find_images(images), evaluation, tmp_path).read_text("utf-8")
+    assert len(headings(page)) == 3 and page.count("data:image/png") == 9
+    assert page.count('class="predicted" d="M') == 2 * (3 + 1)  # pictures and a thumbnail of each
+
+
+def test_drawings_lie_beside_the_page_and_stale_ones_are_removed(folders, tmp_path):
+    pred, ref, images = folders
+    evaluation = evaluate_folders(pred, ref, n_bootstrap=20)
+    stale = tmp_path / "figures" / "roc_lesions.svg"
+    stale.parent.mkdir()
+    stale.write_text("old")
+    page = write_report(pred, ref, find_images(images), evaluation, tmp_path).read_text("utf-8")
+    assert not stale.exists()
+    for path in stale.parent.iterdir():
+        assert path.read_text("utf-8") in page
+    assert "No drawing: all 1 found lesions are positive." in page
 
 
 def test_equal_inputs_give_equal_bytes(folders, tmp_path):
@@ -197,7 +278,7 @@ def test_equal_inputs_give_equal_bytes(folders, tmp_path):
     assert first == second
 
 
-def test_evaluate_finds_the_images_beside_the_labels(folders, tmp_path):
+def test_evaluate_finds_the_images_beside_the_labels(folders, tmp_path, undrawn):
     pred, ref, images = folders
     flags = ["--pred", str(pred), "--ref", str(ref), "--out"]
     assert evaluate([*flags, str(tmp_path / "a")]) == 0

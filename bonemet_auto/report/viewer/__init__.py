@@ -13,12 +13,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Template
 
 from bonemet_auto.errors import DataError
 from bonemet_auto.files import write_text
 from bonemet_auto.geometry import Geometry
 from bonemet_auto.images import Volume, read_instances, write_volume
+from bonemet_auto.report.templates import load_template
 from bonemet_auto.scans import Scan, read_scan
 from bonemet_auto.schema import CasePrediction, LesionRecord, read_json
 
@@ -47,10 +48,7 @@ def write_viewer(out: Path, scans: Mapping[str, Scan]) -> None:
         out: folder of predictions.
         scans: by case.
     """
-    environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined
-    )
-    template = environment.get_template("viewer.html")
+    template = load_template("viewer/viewer.html")
     folder = out / VIEWER
     folder.mkdir(exist_ok=True)
     shutil.copy(_HERE / _LIBRARY, folder)
