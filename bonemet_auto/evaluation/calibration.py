@@ -25,7 +25,7 @@ def calibration_error(
     Source: Naeini et al., AAAI 2015.
     """
     gaps = np.zeros((n_patients, ECE_BINS))
-    np.add.at(gaps, (patients, _bins(probability)), positive - probability)
+    np.add.at(gaps, (patients, bin_of(probability)), positive - probability)
     counts = np.bincount(patients, minlength=n_patients).astype(np.float64)
     return lambda weights: ratio(np.abs(weights @ gaps).sum(axis=1), weights @ counts)
 
@@ -36,11 +36,12 @@ def calibration_error_by_chance(probability: FloatArray) -> float:
     The gap of each bin is taken as normal. Resampling adds this chance once more, so that intervals
     by it would lie above the truth (measured: docs/benchmarks.md).
     """
-    variance = np.bincount(_bins(probability), probability * (1 - probability))
+    variance = np.bincount(bin_of(probability), probability * (1 - probability))
     return float(np.sqrt(2 / np.pi * variance).sum() / probability.size)
 
 
-def _bins(probability: FloatArray) -> IdArray:
+def bin_of(probability: FloatArray) -> IdArray:
+    """Number of the bin, 0 to `ECE_BINS` - 1, that each probability lies in."""
     return np.minimum((probability * ECE_BINS).astype(np.int64), ECE_BINS - 1)
 
 

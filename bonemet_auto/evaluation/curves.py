@@ -6,40 +6,14 @@ Rows are lesions or patients; intervals resample patients, so that lesions stay 
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy.stats import binomtest
 
-from bonemet_auto.evaluation.bootstrap import FloatArray, IdArray, patient_weights
-from bonemet_auto.evaluation.classification import single_class_reason
-
-CALIBRATION_BINS = 10
-"""Of equal width, over 0 to 1, as those of the expected calibration error."""
+from bonemet_auto.evaluation.bootstrap import NORMAL_975, FloatArray, patient_weights
+from bonemet_auto.evaluation.calibration import bin_of
+from bonemet_auto.evaluation.source import Estimates
 
 _ROC_GRID = np.linspace(0, 1, 101)
-_NORMAL_975 = 1.959963984540054
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Lesions or patients of known source that have an estimate, one row each.
-
-    Attributes:
-        probability: (n,) of being a lung-cancer metastasis.
-        positive: (n,) whether it is one.
-        patients: (n,) patient number of each row, from 0.
-        unit: what the rows are.
-    """
-
-    probability: FloatArray
-    positive: npt.NDArray[np.bool_]
-    patients: IdArray
-    unit: str
-
-    @property
-    def one_class(self) -> str | None:
-        """Why nothing can be ranked, or None where both classes are present."""
-        return single_class_reason(self.positive, self.unit)
 
 
 @dataclass(frozen=True)
@@ -93,119 +67,66 @@ class VolumeAgreement:
     n_empty: int
 
 
-def patient_answers(cases: pd.DataFrame) -> Answers:
-    """Patients of a cohort: highest probability of their scans; positive if any scan is.
-
-    Those without a positive scan but with one of unknown source are left out.
-    """
-    grouped = cases.groupby("patient_id", sort=True)
-    rows = grouped[["probability", "patient_label"]].max()
-    unknown = grouped["patient_label"].apply(lambda labels: labels.isna().any())
-    positive = (rows["patient_label"] == 1).fillna(False)
-    known = rows["probability"].notna() & (positive | ~unknown)
-    return Answers(
-        rows.loc[known, "probability"].to_numpy(np.float64),
-        positive[known].to_numpy(bool),
-        np.arange(int(known.sum())),
-        "patients",
-    )
-
-
-def lesion_answers(lesions: pd.DataFrame) -> Answers:
-    """Annotated lesions that were found and whose source is known."""
-    known = lesions[
-        (lesions["reference_id"] > 0)
-        & lesions["is_lung"].notna()
-        & lesions["p_lung_metastasis"].notna()
-    ]
-    return Answers(
-        known["p_lung_metastasis"].to_numpy(np.float64),
-        known["is_lung"].to_numpy(bool),
-        pd.factorize(known["patient_id"])[0].astype(np.int64),
-        "found lesions",
-    )
-
-
-def roc_curve(answers: Answers, n_bootstrap: int = 1000, seed: int = 0) -> RocCurve:
+def roc_curve(of: Estimates, n_bootstrap: int = 1000, seed: int = 0) -> RocCurve:
     """ROC curve of two classes; equal probabilities are one slanted step, as in its area.
 
     Args:
-        answers: with both classes.
+        of: with both classes.
         n_bootstrap: resamplings of the patients behind the band.
         seed: of the resampling.
     """
-    n_patients = int(answers.patients.max()) + 1
-    weights = patient_weights(n_patients, n_bootstrap, np.random.default_rng(seed))
-    fpr, tpr = _rates(answers, np.ones((1, n_patients)))
+    weights = patient_weights(of.n_patients, n_bootstrap, np.random.default_rng(seed))
+    fpr, tpr = _rates(of, np.ones((1, of.n_patients)))
     drawn = [
         np.interp(_ROC_GRID, false, true)
-        for false, true in zip(*_rates(answers, weights), strict=True)
+        for false, true in zip(*_rates(of, weights), strict=True)
         if np.isfinite(false[-1]) and np.isfinite(true[-1])
     ]
-    if n_patients < 2 or not drawn:
+    if of.n_patients < 2 or not drawn:
         nothing = np.empty(0)
         return RocCurve(fpr[0], tpr[0], nothing, nothing, nothing)
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
     return RocCurve(fpr[0], tpr[0], _ROC_GRID, low, high)
 
 
-def _counts(answers: Answers, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _counts(of: Estimates, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
     """True and false positives at no row, then down to each distinct probability."""
-    order = np.argsort(-answers.probability, kind="stable")
-    ranked = answers.probability[order]
+    order = np.argsort(-of.probability, kind="stable")
+    ranked = of.probability[order]
     last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-    drawn, positive = weights[:, answers.patients[order]], answers.positive[order]
+    drawn, positive = weights[:, of.patients[order]], of.positive[order]
     padding = ((0, 0), (1, 0))
     true = np.pad(np.cumsum(drawn * positive, axis=1)[:, last], padding)
     return true, np.pad(np.cumsum(drawn * ~positive, axis=1)[:, last], padding)
 
 
-def _rates(answers: Answers, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _rates(of: Estimates, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
     """False and true positive rates of each replicate; NaN where it lacks a class."""
-    true, false = _counts(answers, weights)
+    true, false = _counts(of, weights)
     with np.errstate(invalid="ignore"):
         return false / false[:, -1:], true / true[:, -1:]
 
 
-def precision_recall(answers: Answers) -> tuple[FloatArray, FloatArray]:
+def precision_recall(of: Estimates) -> tuple[FloatArray, FloatArray]:
     """Recall and precision down to each distinct probability, highest first; some are positive."""
-    true, false = (
-        counts[0, 1:] for counts in _counts(answers, np.ones((1, answers.patients.max() + 1)))
-    )
+    true, false = (counts[0, 1:] for counts in _counts(of, np.ones((1, of.n_patients))))
     return true / true[-1], true / (true + false)
 
 
-def calibration_bins(answers: Answers) -> list[CalibrationBin]:
+def calibration_bins(of: Estimates) -> list[CalibrationBin]:
     """Observed share against mean probability in each bin that has rows.
 
     Wilson's interval takes the rows as independent; lesions of one patient are not quite.
     """
-    numbers = np.minimum(
-        (answers.probability * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1
-    )
+    numbers = bin_of(of.probability)
     bins = []
     for number in np.unique(numbers):
         rows = numbers == number
-        n_positive, n = int(answers.positive[rows].sum()), int(rows.sum())
+        n_positive, n = int(of.positive[rows].sum()), int(rows.sum())
         interval = binomtest(n_positive, n).proportion_ci(method="wilson")
-        mean = float(answers.probability[rows].mean())
+        mean = float(of.probability[rows].mean())
         bins.append(CalibrationBin(mean, n_positive / n, interval.low, interval.high, n))
     return bins
-
-
-def net_benefit(answers: Answers, thresholds: FloatArray) -> FloatArray:
-    """Share of true positives less that of false ones, weighed by the odds of the threshold.
-
-    Args:
-        answers: at least one row.
-        thresholds: probabilities above 0 and below 1 from which a row would be called positive.
-
-    Source: Vickers and Elkin, Med Decis Making 2006;26:565.
-    """
-    called = answers.probability >= thresholds[:, None]
-    true = (called & answers.positive).mean(axis=1)
-    false = (called & ~answers.positive).mean(axis=1)
-    return np.asarray(true - false * thresholds / (1 - thresholds))
 
 
 def volume_agreement(cases: pd.DataFrame) -> VolumeAgreement | None:
@@ -220,7 +141,7 @@ def volume_agreement(cases: pd.DataFrame) -> VolumeAgreement | None:
     if some.sum() < 2:
         return None
     difference = (predicted - annotated)[some]
-    bias, spread = float(difference.mean()), _NORMAL_975 * float(difference.std(ddof=1))
+    bias, spread = float(difference.mean()), NORMAL_975 * float(difference.std(ddof=1))
     return VolumeAgreement(
         ((annotated + predicted) / 2)[some],
         difference,

@@ -1,7 +1,7 @@
 """Figures of a cohort with 95 % intervals, from two folders to files."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from bonemet_auto.evaluation.cohort import Cohort, read_cohort
 from bonemet_auto.evaluation.cohort_figures import cohort_measures, cohort_weights, source_estimates
 from bonemet_auto.evaluation.decision import decision_curves
 from bonemet_auto.evaluation.rules import RULES
+from bonemet_auto.evaluation.source import Estimates
 from bonemet_auto.evaluation.subgroups import Subgroup, subgroup_table
 from bonemet_auto.files import atomic_write, write_text
 from bonemet_auto.schema import FORMAT_VERSION
@@ -28,6 +29,7 @@ class Evaluation:
         lesions: one row per annotated lesion and per false positive.
         figures: segmentation, detection, lesion and patient figures by name.
         left_out: predicted cases without a reference.
+        estimates: rows behind the figures of sources, by their group.
         decision_curves: net benefit over thresholds, of lesions and patients.
         on_reference: the same scans with estimates for the reference's own lesions, if given.
         subgroups: figures of parts of the cohort, if asked for.
@@ -38,6 +40,7 @@ class Evaluation:
     lesions: pd.DataFrame
     figures: Figures
     left_out: tuple[str, ...]
+    estimates: Mapping[str, Estimates]
     decision_curves: pd.DataFrame
     on_reference: Cohort | None = None
     subgroups: tuple[Subgroup, ...] = ()
@@ -86,12 +89,14 @@ def evaluate_cohort(
         seed: of the resampling.
     """
     weights = cohort_weights(cohort, n_bootstrap, seed)
+    estimates = source_estimates(cohort, on_reference)
     return Evaluation(
         cohort.cases,
         cohort.lesions,
         read_measures(cohort_measures(cohort, on_reference), weights),
         cohort.left_out,
-        decision_curves(source_estimates(cohort, on_reference), weights),
+        estimates,
+        decision_curves(estimates, weights),
         on_reference,
         notes=cohort.notes,
     )

@@ -10,12 +10,9 @@ from matplotlib.ticker import NullLocator
 from numpy.typing import ArrayLike
 
 from bonemet_auto.evaluation.bootstrap import Figure
+from bonemet_auto.evaluation.classification import single_class_reason
 from bonemet_auto.evaluation.curves import (
-    Answers,
     calibration_bins,
-    lesion_answers,
-    net_benefit,
-    patient_answers,
     precision_recall,
     roc_curve,
     volume_agreement,
@@ -23,6 +20,7 @@ from bonemet_auto.evaluation.curves import (
 from bonemet_auto.evaluation.detection import FROC_RATES
 from bonemet_auto.evaluation.evaluate import Evaluation
 from bonemet_auto.evaluation.means import SIZE_BINS
+from bonemet_auto.evaluation.source import Estimates
 from bonemet_auto.report.plot_style import (
     BAND_ALPHA,
     BLUE,
@@ -63,7 +61,7 @@ def draw_all(evaluation: Evaluation, patient_threshold: float | None) -> list[Dr
         patient_threshold: from which patients were called positive, if it was the same for all.
     """
     figures = evaluation.figures
-    patients, lesions = patient_answers(evaluation.cases), lesion_answers(evaluation.lesions)
+    patients, lesions = evaluation.estimates["patient"], evaluation.estimates["lesion"]
     return [
         _froc(figures["detection"]),
         _dsc_by_size(evaluation.lesions),
@@ -71,7 +69,7 @@ def draw_all(evaluation: Evaluation, patient_threshold: float | None) -> list[Dr
         _roc("roc_patients", patients, figures["patient"]),
         _precision_recall(patients, figures["patient"]),
         _calibration("calibration_patients", patients),
-        _decision_curve(patients, patient_threshold),
+        _decision_curve(patients, evaluation.decision_curves, patient_threshold),
         _roc("roc_lesions", lesions, _without_prefix(figures["lesion"], "source_")),
         _calibration("calibration_lesions", lesions),
     ]
@@ -162,12 +160,12 @@ def _bland_altman(cases: pd.DataFrame) -> Drawing:
     return Drawing(name, title, as_svg(plot, name), text + (empty if agreement.n_empty else ""))
 
 
-def _roc(name: str, answers: Answers, figures: Named) -> Drawing:
-    title = f"Source by {_unit(answers)} (ROC)"
-    if reason := answers.one_class:
+def _roc(name: str, of: Estimates, figures: Named) -> Drawing:
+    title = f"Source by {_unit(of)} (ROC)"
+    if reason := single_class_reason(of.positive, of.unit):
         return Drawing(name, title, None, f"{reason}.")
     plot, axes = new_plot(title)
-    curve = roc_curve(answers)
+    curve = roc_curve(of)
     if curve.grid.size:
         _band(axes, curve.grid, curve.low, curve.high)
     axes.plot([0, 1], [0, 1], color=GREY, lw=0.9, ls="--", label="chance")
@@ -177,35 +175,35 @@ def _roc(name: str, answers: Answers, figures: Named) -> Drawing:
     if len(point) == 2 and point[0] is not None and point[1] is not None:
         _operating_point(axes, 1 - point[0], point[1])
     axes.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=_UNIT, ylim=_UNIT)
-    text = f"Lung metastasis or not, {_counted(answers)}; the band is pointwise, by resampling."
+    text = f"Lung metastasis or not, {_counted(of)}; the band is pointwise, by resampling."
     return Drawing(name, title, as_svg(plot, name), text)
 
 
-def _precision_recall(answers: Answers, figures: Named) -> Drawing:
+def _precision_recall(of: Estimates, figures: Named) -> Drawing:
     name, title = "precision_recall_patients", "Source by patient (precision, recall)"
-    if reason := answers.one_class:
+    if reason := single_class_reason(of.positive, of.unit):
         return Drawing(name, title, None, f"{reason}.")
     plot, axes = new_plot(title)
-    recall, precision = precision_recall(answers)
+    recall, precision = precision_recall(of)
     steps = np.concatenate([[0.0], recall]), np.concatenate([precision[:1], precision])
     average = float(np.sum(np.diff(steps[0]) * precision))
     axes.plot(*steps, color=BLUE, drawstyle="steps-pre", label=f"average precision {average:.3f}")
-    share = float(answers.positive.mean())
+    share = float(of.positive.mean())
     axes.axhline(share, color=GREY, lw=0.9, ls="--", label=f"chance: prevalence {share:.2f}")
     called = [figures[each].value for each in ("sensitivity", "ppv") if each in figures]
     if len(called) == 2 and called[0] is not None and called[1] is not None:
         _operating_point(axes, called[0], called[1])
     axes.set(xlabel="recall (sensitivity)", ylabel="precision (PPV)", xlim=_UNIT, ylim=_UNIT)
-    text = f"Lung metastasis or not, {_counted(answers)}. Precision holds for this prevalence only."
+    text = f"Lung metastasis or not, {_counted(of)}. Precision holds for this prevalence only."
     return Drawing(name, title, as_svg(plot, name), text)
 
 
-def _calibration(name: str, answers: Answers) -> Drawing:
-    title = f"Source by {_unit(answers)} (calibration)"
-    if not answers.positive.size:
-        return Drawing(name, title, None, f"{answers.one_class}.")
+def _calibration(name: str, of: Estimates) -> Drawing:
+    title = f"Source by {_unit(of)} (calibration)"
+    if not of.positive.size:
+        return Drawing(name, title, None, f"{single_class_reason(of.positive, of.unit)}.")
     plot, axes = new_plot(title)
-    bins = calibration_bins(answers)
+    bins = calibration_bins(of)
     x, y = np.array([each.probability for each in bins]), np.array([each.share for each in bins])
     errors = [y - [each.low for each in bins], [each.high for each in bins] - y]
     axes.plot([0, 1], [0, 1], color=GREY, lw=0.9, ls="--", label="ideal")
@@ -217,26 +215,27 @@ def _calibration(name: str, answers: Answers) -> Drawing:
     axes.annotate("n", (-0.045, -0.13), ha="center", fontsize=8.5, color=GREY)
     axes.set(xlabel="estimated probability", ylabel="share of lung metastases")
     axes.set(xlim=(-0.06, 1.04), ylim=(-0.17, 1.04), yticks=np.linspace(0, 1, 6))
-    text = f"Tenths of the probability scale, {_counted(answers)}; bars are 95 % (Wilson)."
+    text = f"Tenths of the probability scale, {_counted(of)}; bars are 95 % (Wilson)."
     return Drawing(name, title, as_svg(plot, name), text)
 
 
-def _decision_curve(answers: Answers, threshold: float | None) -> Drawing:
+def _decision_curve(of: Estimates, curves: pd.DataFrame, threshold: float | None) -> Drawing:
     name, title = "decision_curve_patients", "Source by patient (decision curve)"
-    if reason := answers.one_class:
+    if reason := single_class_reason(of.positive, of.unit):
         return Drawing(name, title, None, f"{reason}.")
     plot, axes = new_plot(title)
-    thresholds = np.linspace(0.01, 0.99, 99)
-    share = float(answers.positive.mean())
-    everyone = share - (1 - share) * thresholds / (1 - thresholds)
-    axes.plot(thresholds, everyone, color=ORANGE, ls="--", label="call all")
+    curve = curves[curves["group"] == "patient"]
+    thresholds, share = curve["threshold"].to_numpy(), float(of.positive.mean())
+    _band(axes, thresholds, curve["low"], curve["high"])
+    axes.plot(thresholds, curve["treat_all"], color=ORANGE, ls="--", label="call all")
     axes.axhline(0, color=GREY, lw=1.2, ls=":", label="call none")
-    axes.plot(thresholds, net_benefit(answers, thresholds), color=BLUE, label="estimates")
+    axes.plot(thresholds, curve["net_benefit"], color=BLUE, label="estimates")
     if threshold is not None and 0 < threshold < 1:
-        _operating_point(axes, threshold, float(net_benefit(answers, np.array([threshold]))[0]))
+        at = float(np.interp(threshold, thresholds, curve["net_benefit"]))
+        _operating_point(axes, threshold, at)
     axes.set(xlabel="threshold of the probability", ylabel="net benefit", xlim=_UNIT)
     axes.set_ylim(-max(0.1, share / 3), share * 1.25 + 0.02)
-    text = f"Worth of calling patients positive at each threshold, {_counted(answers)}."
+    text = f"Worth of calling patients positive at each threshold, {_counted(of)}."
     return Drawing(name, title, as_svg(plot, name), text)
 
 
@@ -248,13 +247,13 @@ def _operating_point(axes: Axes, x: float, y: float) -> None:
     axes.plot(x, y, "D", color="black", ms=6.5, label="threshold in use", clip_on=False, zorder=5)
 
 
-def _unit(answers: Answers) -> str:
-    return "patient" if answers.unit == "patients" else "lesion"
+def _unit(of: Estimates) -> str:
+    return "patient" if of.unit == "patients" else "lesion"
 
 
-def _counted(answers: Answers) -> str:
-    n_positive = int(answers.positive.sum())
-    return f"{answers.positive.size} {answers.unit}, {n_positive} of them positive"
+def _counted(of: Estimates) -> str:
+    n_positive = int(of.positive.sum())
+    return f"{of.positive.size} {of.unit}, {n_positive} of them positive"
 
 
 def _signed(volume_ml: float) -> str:
