@@ -24,6 +24,7 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
 )
 
 from bonemet_auto.errors import DataError
@@ -175,9 +176,11 @@ def _slices(paths: Iterable[Path]) -> Iterator[_Slice]:
             continue
         if _text(found.header, "StudyInstanceUID") and _text(found.header, "SeriesInstanceUID"):
             yield found
+        elif found.header.file_meta.get("MediaStorageSOPClassUID") != MediaStorageDirectoryStorage:
+            broken += 1
     if broken:
         _log.warning(
-            "warning: %d files are passed over: unreadable, or with a damaged DICOM header", broken
+            "warning: passed over, unreadable or with a damaged DICOM header: %d files", broken
         )
 
 

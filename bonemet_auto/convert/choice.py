@@ -102,9 +102,8 @@ class Choice:
 
 def fits_any(names: Iterable[str], patterns: Sequence[str]) -> bool:
     """Whether a name fits a pattern with `*` and `?`, in whatever case it is written."""
-    return any(
-        fnmatchcase(name.casefold(), pattern.casefold()) for name in names for pattern in patterns
-    )
+    literal = [pattern.casefold().replace("[", "[[]") for pattern in patterns]
+    return any(fnmatchcase(name.casefold(), pattern) for name in names for pattern in literal)
 
 
 def flag_rules(lung: str | None, other: str | None) -> tuple[Rule, ...]:

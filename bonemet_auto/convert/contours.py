@@ -47,7 +47,9 @@ def read_contours(
     slices: dict[int, dict[int, list[FloatArray]]] = {}
     with parsing("RTSTRUCT"):
         for number, contour in contours_of(pydicom.dcmread(path)):
-            if number not in numbers or contour.ContourGeometricType == "POINT":
+            if number not in numbers or not contour.get("ContourData"):
+                continue
+            if contour.ContourGeometricType == "POINT":
                 continue
             z, points = _in_slice(contour, number, geometry)
             slices.setdefault(number, defaultdict(list))[z].append(points)

@@ -55,12 +55,13 @@ def convert_studies(
     """
     pairs, faults = match(studies, choice)
     _tell_of_regions(pairs, choice)
-    names = {study.series.study_uid: name for name, study in name_studies(studies, private).items()}
-    patients = name_patients(studies, private)
-    failed = [FailedCase(case=names[f.study_uid], reason=f.reason, fix=_FIX) for f in faults]
-    cases = _name_cases(pairs, names)
     counts: list[int] = []
     with dataset_folder(out) as partial:
+        named = name_studies(studies, private).items()
+        names = {study.series.study_uid: name for name, study in named}
+        patients = name_patients(studies, private)
+        failed = [FailedCase(case=names[f.study_uid], reason=f.reason, fix=_FIX) for f in faults]
+        cases = _name_cases(pairs, names)
         for case, pair in tqdm(cases.items(), "Converting", unit="case", disable=None):
             outcome = _attempt(partial, case, patients[pair.study_uid], pair, choice)
             if isinstance(outcome, FailedCase):

@@ -31,7 +31,8 @@ def components_of(voxels: IndexArray) -> list[IndexArray]:
     inside[tuple((voxels - low).T)] = True
     numbered, count = ndimage.label(inside, TOUCHING)
     of_voxel = numbered[tuple((voxels - low).T)]
-    return [voxels[of_voxel == number] for number in range(1, count + 1)]
+    sizes = np.bincount(of_voxel, minlength=count + 1)[1:]
+    return np.split(voxels[np.argsort(of_voxel, kind="stable")], np.cumsum(sizes)[:-1])
 
 
 def draw(lesions: Sequence[Lesion], shape: Index) -> tuple[UInt16Array, int]:

@@ -1,8 +1,9 @@
 """Which SEG or RTSTRUCT belongs to which CT series of an export."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import filterfalse
 from pathlib import Path
 
 from bonemet_auto.convert.annotations import MODALITIES, Annotation, read_annotation
@@ -44,15 +45,15 @@ def match(studies: Sequence[Study], choice: Choice) -> tuple[list[Annotated], li
     everything = [series for study in studies for series in (study.series, *study.others)]
     annotations, faults = read_annotations(everything)
     scans = [series for series in everything if series.modality not in MODALITIES]
-    chosen = [annotation for annotation in annotations if choice.takes_object(annotation)]
-    of_series, orphans = _assign(chosen, scans)
+    of_series, orphans = _assign(filter(choice.takes_object, annotations), scans)
+    others, _ = _assign(filterfalse(choice.takes_object, annotations), scans)
     outcomes = [
         _annotated(series, of_series[series.series_uid], choice)
         for series in scans
         if series.series_uid in of_series
     ]
     touched = {item.study_uid for item in (*faults, *orphans, *outcomes)}
-    passed_over = {annotation.study_uid for annotation in annotations}
+    passed_over = {series.study_uid for series in scans if series.series_uid in others}
     outcomes += [
         _unannotated(study.series, choice, study.series.study_uid in passed_over)
         for study in studies
@@ -83,7 +84,7 @@ def _try_to_read(path: Path, series: Series) -> Annotation | Fault:
 
 
 def _assign(
-    annotations: Sequence[Annotation], scans: Sequence[Series]
+    annotations: Iterable[Annotation], scans: Sequence[Series]
 ) -> tuple[dict[str, list[Annotation]], list[Fault]]:
     """Objects by the series that they were drawn on, and those whose series is not clear."""
     by_instance = {uid: series for series in scans for uid in series.instance_uids}

@@ -4,7 +4,7 @@ Frames are placed by their position, orientation and pixel size. Any grid will d
 voxels of the scan: on its slices, flipped, cut out, or cut along other axes. Nothing is resampled.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,12 @@ def read_segments(
                     placed = _place(mask, _plane(segmentation, frame), geometry)
                     require_inside(placed, geometry, f"segment {number}")
                     found.setdefault(number, []).append(placed)
-    return {number: np.unique(np.concatenate(parts), axis=0) for number, parts in found.items()}
+    return {number: _each_once(parts, geometry) for number, parts in found.items()}
+
+
+def _each_once(parts: Sequence[IndexArray], geometry: Geometry) -> IndexArray:
+    flat = np.ravel_multi_index(tuple(np.concatenate(parts).T), geometry.shape)
+    return np.stack(np.unravel_index(np.unique(flat), geometry.shape), axis=-1).astype(np.int32)
 
 
 def _masks(

@@ -506,3 +506,26 @@ def test_flags_of_dicom_are_refused_for_other_datasets(tmp_path, capsys):
     for flag in ("--merge", "--list"):
         assert main([str(tmp_path), str(tmp_path.parent / "o"), flag]) == 2
         assert f"{flag} is for DICOM" in capsys.readouterr().err
+
+
+def test_an_object_that_was_not_chosen_keeps_its_scan_from_passing_for_empty(tmp_path):
+    """Even if it lies in a study of its own."""
+    study(tmp_path / "src")
+
+    def move(item):
+        item.StudyInstanceUID = "7.7.7"
+
+    edit(tmp_path / "src" / "seg.dcm", move)
+    out = tmp_path / "o"
+    assert convert(tmp_path / "src", out, "--unannotated-empty", "--objects", "RTSTRUCT") == 3
+    assert not (out / "imagesTr").exists()
+    assert convert(tmp_path / "src", tmp_path / "o2", "--objects", "SEG") == 0
+    np.testing.assert_array_equal(only_case(tmp_path / "o2")[1].array, two_lesions()[0])
+
+
+def test_brackets_in_labels_are_nothing_special(tmp_path):
+    slices = study(tmp_path / "src", seg=False)
+    ids, masks = two_lesions()
+    write_seg(tmp_path / "src" / "seg.dcm", slices, masks, ["Met [1]", "Met 1"])
+    assert convert(tmp_path / "src", tmp_path / "o", "--lesions", "met [1]") == 0
+    np.testing.assert_array_equal(only_case(tmp_path / "o")[1].array, ids == 1)
