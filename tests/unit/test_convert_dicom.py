@@ -472,17 +472,21 @@ def test_the_list_shows_labels_and_writes_nothing(tmp_path, capsys):
     source = tmp_path / "src"
     slices = study(source / "1", seg=False)
     masks = np.concatenate([two_lesions()[1], two_lesions()[1][..., :1]], axis=-1)
-    write_seg(source / "1" / "seg.dcm", slices, masks, ["Met A", "Met B", ("Rib", ORGAN)])
+    labels = ["Met A", "Met B", ("Rib", ORGAN)]
+    write_seg(source / "1" / "seg.dcm", slices, masks, labels, series_description="by hand")
+    write_seg(source / "1" / "b.dcm", slices, masks[..., :1], series_description="by machine")
     study(source / "2", seg=False, study="8.8", series="8.8.1")
     before = sorted(tmp_path.rglob("*"))
     assert main([str(source), "--list", "--lung", "met a"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert lines[0] == ["object", "label", "kind", "lesion", "pieces", "source", "scans"]
+    assert lines[0] == ["object", "titles", "label", "kind", "lesion", "pieces", "source", "scans"]
     said = {" ".join(line) for line in lines}
-    assert "SEG Met A Neoplasm yes a lesion each lung_metastasis 1" in said
-    assert "SEG Met B Neoplasm yes a lesion each unknown 1" in said
-    assert any(line.startswith("SEG Rib") and " no " in line for line in said)
+    assert "SEG by hand / CT_SEG Met A Neoplasm yes a lesion each lung_metastasis 1" in said
+    assert "SEG by hand / CT_SEG Met B Neoplasm yes a lesion each unknown 1" in said
+    assert any(line.startswith("SEG by hand / CT_SEG Rib") and " no " in line for line in said)
+    assert "SEG by machine / CT_SEG GTV-1 Neoplasm yes a lesion each unknown 1" in said
     assert any(line.startswith("1 not converted: it has neither") for line in said)
+    assert any(line.startswith("1 not converted: one series has 2 objects") for line in said)
     assert sorted(tmp_path.rglob("*")) == before
 
 
