@@ -112,11 +112,11 @@ def pad_to_patch(hu: npt.NDArray[np.int16], patch: Index) -> npt.NDArray[np.int1
 
 def dilate_bone(bone: BoolArray, spacing_mm: Triple) -> BoolArray:
     """Grow a bone mask by `BONE_MARGIN_MM` along each axis (a box: it holds the ball)."""
-    grown = bone.astype(np.uint8)
+    grown = bone.view(np.uint8)
     for axis, spacing in enumerate(spacing_mm):
         reach = int(np.ceil(BONE_MARGIN_MM / spacing))
         grown = ndimage.maximum_filter1d(grown, 2 * reach + 1, axis=axis, mode="constant")
-    return grown.astype(np.bool_)
+    return grown.view(np.bool_)
 
 
 def lay_tiles(shape: Index, patch: Index, overlap: float, wanted: BoolArray | None) -> Tiling:
