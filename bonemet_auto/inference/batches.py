@@ -16,7 +16,8 @@ from planners.memory import HEADROOM
 CPU_BATCH = 2
 LARGEST_GPU_BATCH = 16
 _SHARE_OF_FREE = 0.8
-_CPU_SHORTAGE = "DefaultCPUAllocator"
+_SHORTAGES = ("DefaultCPUAllocator", "out of memory", "STATUS_ALLOC_FAILED")
+"""What PyTorch's CPU allocator, the CUDA driver, and cuDNN or cuBLAS say."""
 
 Done = TypeVar("Done")
 
@@ -103,4 +104,4 @@ def is_shortage(error: Exception) -> bool:
     """Whether an error says that memory ran out, on a GPU or a CPU."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and _CPU_SHORTAGE in str(error)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _SHORTAGES)

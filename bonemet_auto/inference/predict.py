@@ -16,7 +16,7 @@ from bonemet_auto.fingerprint import bone_mask
 from bonemet_auto.geometry import Geometry, Triple
 from bonemet_auto.images import Volume, read_geometry
 from bonemet_auto.inference.ahead import read_ahead
-from bonemet_auto.inference.batches import BatchSize, first_batch_size
+from bonemet_auto.inference.batches import BatchSize, first_batch_size, is_shortage
 from bonemet_auto.inference.cost import Cost
 from bonemet_auto.inference.describe import BoxArray, Description, describe_lesions
 from bonemet_auto.inference.evidence import Evidence
@@ -316,6 +316,6 @@ def failure(case: str, error: Exception) -> FailedCase:
         return FailedCase(case=case, reason=str(error), fix="Mend what the reason names.")
     _log.debug("case %s failed", case, exc_info=error)
     fix = "Run again with --continue --verbose for the traceback; report it if the file is sound."
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if is_shortage(error):
         fix = "The memory ran out: use a larger machine or -device cpu, or crop the scan."
     return FailedCase(case=case, reason=f"{type(error).__name__}: {error}", fix=fix)
