@@ -31,9 +31,9 @@ def main() -> None:
     features, flops = fitting_width(task)
     write_model(model, task["plan"], features)
     predictor = theirs.nnUNetPredictor(
-        tile_step_size=1 - task["plan"]["inference"]["overlap"],
+        tile_step_size=1,
         use_gaussian=True,
-        use_mirroring=True,
+        use_mirroring=False,
         perform_everything_on_device=False,
         device=torch.device("cpu"),
         allow_tqdm=False,
@@ -41,27 +41,41 @@ def main() -> None:
     predictor.initialize_from_trained_model_folder(str(model), (0,))
     seconds, forwards = dict.fromkeys(("network", "export"), 0.0), [0]
     predictor.network.register_forward_hook(lambda *_: forwards.__setitem__(0, forwards[0] + 1))
+    shapes: list[tuple[int, ...]] = []
+    look = predictor.predict_sliding_window_return_logits
+    predictor.predict_sliding_window_return_logits = lambda data: (
+        shapes.append(tuple(data.shape[1:])) or look(data)
+    )
     timed(seconds, "network", predictor, "predict_logits_from_preprocessed_data")
     timed(seconds, "export", theirs, "export_prediction_from_logits")
     out = Path(task["folder"]) / "nnunet_out"
     out.mkdir(exist_ok=True)
-    began_s = time.perf_counter()
+    began_s = time.process_time()
     predictor.predict_from_files_sequential(str(Path(task["folder"]) / "scans"), str(out))
-    rest_s = time.perf_counter() - began_s - sum(seconds.values())
+    rest_s = time.process_time() - began_s - sum(seconds.values())
     told = {"flops": flops, "features": features, "forwards": forwards[0], "preprocess_s": rest_s}
+    told["planned_forwards"] = planned_forwards(shapes[0], task["plan"])
     print(json.dumps(told | {f"{name}_s": value for name, value in seconds.items()}))
 
 
+def planned_forwards(shape: tuple[int, ...], plan: dict[str, Any]) -> int:
+    """With the step and the mirrors of the plan."""
+    step = 1 - plan["inference"]["overlap"]
+    starts = theirs.compute_steps_for_sliding_window(shape, plan["patch_size"], step)
+    windows = len(starts[0]) * len(starts[1]) * len(starts[2])
+    return windows * 2 ** len(plan["inference"]["mirror_axes"])
+
+
 def timed(seconds: dict[str, float], name: str, owner: Any, attribute: str) -> None:
-    """Add the time of every call of a function to `seconds`."""
+    """Add the CPU time of every call of a function to `seconds`."""
     function = getattr(owner, attribute)
 
     def call(*given: Any, **named: Any) -> Any:
-        began_s = time.perf_counter()
+        began_s = time.process_time()
         try:
             return function(*given, **named)
         finally:
-            seconds[name] += time.perf_counter() - began_s
+            seconds[name] += time.process_time() - began_s
 
     setattr(owner, attribute, call)
 
