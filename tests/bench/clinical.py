@@ -10,7 +10,8 @@ overlap and mirrors there: memory does not depend on them). PYTHON is that of an
 window, on the same voxel grid with the same windows. There both go without overlap and mirror,
 which costs neither any memory; what the plan's own would take is reckoned from time per forward.
 One thread, and seconds of CPU time: those of a busy machine are longer by the clock. Last, four
-scans with and without the threads that read ahead and write behind, on two cores, by the clock.
+scans with and without the threads that read ahead and write behind, on two cores, by the clock; in
+the second row a pause of 50 ms per forward stands for a network on another device.
 Prints the tables of docs/benchmarks.md.
 """
 
@@ -43,6 +44,25 @@ import time, types
 import bonemet_auto.inference.cost as cost
 cost.time = types.SimpleNamespace(perf_counter=time.process_time)
 """
+ELSEWHERE = """
+import time, torch
+from bonemet_auto.model import mask_rcnn
+def detect(self, images):
+    time.sleep(0.05)
+    nothing = [images.new_zeros(0, 6) for _ in images]
+    return mask_rcnn.Detections(torch.zeros_like(images[:, 0]), nothing, [x[:, 0] for x in nothing])
+mask_rcnn.MaskRCNN.detect = detect
+"""
+ONE_AFTER_ANOTHER = """
+from concurrent.futures import Future
+from bonemet_auto.inference import ahead
+class Now:
+    def __init__(self, _): pass
+    def submit(self, work, *given):
+        done = Future(); done.set_result(work(*given)); return done
+    def shutdown(self, **_): pass
+ahead.ThreadPoolExecutor = Now
+"""
 FEW_WINDOWS = ("--overlap", "0", "--no-mirrors")
 FLOPS_TOLERANCE = 0.05
 
@@ -65,10 +85,10 @@ def main() -> None:
     scans = options.folder / "scans"
     if not (scans / f"{CASE}_0000.nii.gz").is_file():
         make_scan(options.folder)
-    if "ours" in options.only:
-        compare_folds(options.fold, scans, options.folder)
     if options.nnunet:
         compare_nnunet(options.fold, scans, options.folder, options.nnunet)
+    if "ours" in options.only:
+        compare_folds(options.fold, scans, options.folder)
     if "ahead" in options.only:
         compare_ahead(options.fold, scans, options.folder)
 
@@ -163,7 +183,7 @@ def run(command: Sequence[str], log: Path, threads: int = 1) -> Spent:
 
 
 def compare_ahead(fold: Path, scans: Path, folder: Path) -> None:
-    """Four cases, with and without the threads before and behind the networks; two cores."""
+    """Four cases with and without the threads around the networks."""
     four, model = folder / "four", folder / "one"
     four.mkdir(exist_ok=True)
     copy_fold(fold, model / "fold_0")
@@ -171,22 +191,20 @@ def compare_ahead(fold: Path, scans: Path, folder: Path) -> None:
     for number in range(4):
         (four / f"case_{number}_0000.nii.gz").unlink(missing_ok=True)
         (four / f"case_{number}_0000.nii.gz").symlink_to(image.resolve())
-    flags = ["-m", str(model), "-device", "cpu", *FEW_WINDOWS, "--overwrite"]
-    one_by_one = (
-        "from unittest.mock import patch; from concurrent.futures import Future\n"
-        "class Now:\n"
-        "    def __init__(self, _): pass\n"
-        "    def submit(self, work, *given):\n"
-        "        done = Future(); done.set_result(work(*given)); return done\n"
-        "    def shutdown(self, **_): pass\n"
-        "import bonemet_auto.inference.ahead as ahead\n"
-        "ahead.ThreadPoolExecutor = Now\n"
-    )
-    print("| four scans, two cores, no overlap, no mirror | s | peak, GiB |\n| --- | --- | --- |")
-    for name, before in {"one after another": one_by_one, "side by side": ""}.items():
-        command = [sys.executable, "-c", before + PREDICT, "-i", four, "-o", folder / "out", *flags]
-        spent = run([str(part) for part in command], folder / "log", threads=2)
-        print(f"| {name} | {spent.wall_s:.0f} | {spent.gib:.2f} |", flush=True)
+    given = ["-i", four, "-o", folder / "out", "-m", model, "-device", "cpu", "--overwrite"]
+    print("\n| four scans | one after another, s | side by side, s | ratio | peaks, GiB |")
+    print("| --- | --- | --- | --- | --- |")
+    for name, network in {"on this processor": "", "network elsewhere": ELSEWHERE}.items():
+        apart, together = (
+            run([sys.executable, "-c", network + threads + PREDICT, *map(str, given), *FEW_WINDOWS],
+                folder / "log", threads=2)
+            for threads in (ONE_AFTER_ANOTHER, "")
+        )  # fmt: skip
+        print(
+            f"| {name} | {apart.wall_s:.0f} | {together.wall_s:.0f} "
+            f"| {together.wall_s / apart.wall_s:.2f} | {apart.gib:.2f}, {together.gib:.2f} |",
+            flush=True,
+        )
 
 
 def compare_nnunet(fold: Path, scans: Path, folder: Path, python: Path) -> None:
