@@ -48,7 +48,7 @@ from bonemet_auto.preprocess import PlanGrid, normalise, preparing_bytes, to_pla
 from bonemet_auto.processor import free_memory_bytes
 from bonemet_auto.scans import Scan, read_scan
 from bonemet_auto.schema import FailedCase
-from bonemet_auto.upright import turn_of, upright, upright_view
+from bonemet_auto.upright import turn_of, upright_view
 
 MAX_LESIONS = 24
 MIN_SCORE = 0.02
@@ -151,7 +151,7 @@ def prepare_scan(volume: Volume, plan: Plan, cost: Cost | None = None) -> Prepar
     """
     cost = cost or Cost()
     with cost.stage("preprocess"):
-        standing = upright(volume)
+        standing = upright_view(volume)
         stored = to_plan_grid(standing.array, standing.geometry.spacing_mm, plan.spacing_mm)
         bone = bone_mask(stored.hu, stored.spacing_mm)
         warnings = tuple(doubts(standing, plan, bool(bone.any())))

@@ -84,3 +84,14 @@ def test_preparing_a_scan_keeps_to_what_is_planned_for_it(hu):
 
     taken, _ = bytes_per_voxel(prepare)
     assert taken < preparing_bytes(SHAPE, ONE_MM, (1.2, 1.2, 1.2)) / np.prod(SHAPE)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)], ids=str)
+def test_a_scan_that_lies_otherwise_is_not_copied_to_stand_upright(hu, order):
+    view = hu[::-1, :, ::-1].transpose(order)
+    grid = (1.25, 1.0, 1.1)
+    own = np.ascontiguousarray(view)
+    taken, stored = bytes_per_voxel(lambda: to_plan_grid(view, ONE_MM, grid))
+    usual, expected = bytes_per_voxel(lambda: to_plan_grid(own, ONE_MM, grid))
+    assert np.array_equal(stored.hu, expected.hu)
+    assert taken < usual + 0.1
