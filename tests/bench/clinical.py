@@ -7,8 +7,8 @@ and predicts it with `bonemet_predict`, each run in a process of its own: with t
 ensemble of five copies of it, and with the fold planned at the scan's own spacing (windows without
 overlap and mirrors there: memory does not depend on them). PYTHON is that of an environment with
 `nnunetv2==2.8.1`: its predictor runs a plain U-Net, with weights as they come, of as many flops per
-window, on the same voxel grid with the same windows. There both go without overlap and mirror,
-which costs neither any memory; what the plan's own would take is reckoned from time per forward.
+window, on the same voxel grid with the same windows. There few windows are run for the time of one,
+on volumes of full size; what a whole prediction takes is reckoned from it.
 One thread, and seconds of CPU time: those of a busy machine are longer by the clock. Last, four
 scans with and without the threads that read ahead and write behind, on two cores, by the clock; in
 the second row a pause of 50 ms per forward stands for a network on another device.
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("fold", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--nnunet", type=Path)
-    parser.add_argument("--only", nargs="+", default=["ours", "ahead"], choices=["ours", "ahead"])
+    parser.add_argument("--only", nargs="*", default=["ours", "ahead"], choices=["ours", "ahead"])
     options = parser.parse_args()
     scans = options.folder / "scans"
     if not (scans / f"{CASE}_0000.nii.gz").is_file():
@@ -229,11 +229,9 @@ def compare_nnunet(fold: Path, scans: Path, folder: Path, python: Path) -> None:
         "s per forward": (each_s, other_each_s, ".4f"),
         "read and preprocess, s": (before_s, other["preprocess_s"], ".1f"),
         "export, s": (own_export_s, other["export_s"], ".1f"),
-        "forwards without overlap and mirror": (cost.windows, other["forwards"], "d"),
-        "whole process of these, s": (spent.cpu_s, other_spent.cpu_s, ".0f"),
         "peak, GiB": (spent.gib, other_spent.gib, ".2f"),
-        "forwards with the plan's": (whole, other["planned_forwards"], "d"),
-        "reckoned for them: read to export, s": (
+        "forwards": (whole, other["planned_forwards"], "d"),
+        "reckoned: read to export, s": (
             before_s + whole * each_s + own_export_s,
             other["preprocess_s"] + other["planned_forwards"] * other_each_s + other["export_s"],
             ".0f",
