@@ -326,6 +326,22 @@ class PrivateStudies(Ours):
     studies: dict[str, PrivateStudy]
 
 
+class CaseCost(Ours):
+    """What predicting one case took.
+
+    Attributes:
+        seconds: by stage; reading and writing may run beside the networks of other cases.
+        windows: that the networks looked at.
+        windows_left_out: of the same grid, since no bone is there.
+        notes: what was done otherwise than planned.
+    """
+
+    seconds: dict[str, float]
+    windows: int
+    windows_left_out: int
+    notes: tuple[str, ...]
+
+
 class RunReport(Ours):
     """`run_report.json`: what ran, on what, how long."""
 
@@ -340,6 +356,7 @@ class RunReport(Ours):
     elapsed_s: float
     cases_done: int
     cases_failed: int
+    costs: dict[str, CaseCost] = {}
 
 
 def read_json(path: Path, model: type[Model], remedy: str = "Create or mend the file.") -> Model:

@@ -32,6 +32,7 @@ from bonemet_auto.files import data_root, find_dataset, results_folder
 if TYPE_CHECKING:
     import torch
 
+    from bonemet_auto.inference.cost import Cost
     from bonemet_auto.inference.drawn import DrawnCase
     from bonemet_auto.inference.load import Ensemble
     from bonemet_auto.inference.predict import Prediction
@@ -199,7 +200,7 @@ def _predict_source(source: Path, options: argparse.Namespace) -> int:
     logger.info(
         "predicting %d cases with %d fold(s) on %s", len(scans), len(ensemble.models), device
     )
-    failed = _run(options, scans, masks, ensemble, device)
+    costs, failed = _run(options, scans, masks, ensemble, device)
     write_cohort_tables(options.output)
     part = "" if options.num_parts == 1 else f"_part{options.part_id}of{options.num_parts}"
     write_failures(options.output / f"failed_cases{part}.json", failed)
@@ -211,6 +212,7 @@ def _predict_source(source: Path, options: argparse.Namespace) -> int:
         started,
         time.perf_counter() - clock_s,
         (len(scans) - len(failed), len(failed)),
+        costs,
         has_studies=any(not isinstance(scan, Path) for scan in of_all_parts.values()),
     )
     if options.viewer:
@@ -240,10 +242,11 @@ def _run(
     masks: Mapping[str, Path],
     ensemble: "Ensemble",
     device: "torch.device",
-) -> "list[FailedCase]":
-    """Predict and write case by case; return the cases that failed."""
+) -> "tuple[dict[str, Cost], list[FailedCase]]":
+    """Predict and write case by case; return what each took, and the cases that failed."""
     from tqdm import tqdm
 
+    from bonemet_auto.inference.ahead import write_behind
     from bonemet_auto.inference.drawn import describe_cases
     from bonemet_auto.inference.fuse import outline_of
     from bonemet_auto.inference.predict import predict_cases
@@ -258,14 +261,24 @@ def _run(
         outcomes = describe_cases(scans, masks, models, plan, device)
     else:
         outcomes = predict_cases(scans, models, plan, device, outline_of(point))
+
+    def write(outcome: "Prediction | DrawnCase | FailedCase") -> "Cost | FailedCase":
+        if isinstance(outcome, FailedCase):
+            return outcome
+        with outcome.cost.stage("write"):
+            failed = _write(outcome, options, scans[outcome.case], point)
+        return failed or outcome.cost
+
+    costs: dict[str, Cost] = {}
     failed = []
-    for outcome in tqdm(outcomes, "Predicting", len(scans), unit="case", disable=None):
-        if not isinstance(outcome, FailedCase):
-            outcome = _write(outcome, options, scans[outcome.case], point)
-        if outcome is not None:
-            logger.error("case %s failed: %s", outcome.case, outcome.reason)
-            failed.append(outcome)
-    return failed
+    shown = tqdm(outcomes, "Predicting", len(scans), unit="case", disable=None)
+    for case, written in zip(scans, write_behind(shown, write), strict=True):
+        if isinstance(written, FailedCase):
+            logger.error("case %s failed: %s", case, written.reason)
+            failed.append(written)
+        else:
+            costs[case] = written
+    return costs, failed
 
 
 def _write(

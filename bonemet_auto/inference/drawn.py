@@ -14,9 +14,11 @@ from bonemet_auto.errors import DataError
 from bonemet_auto.fingerprint import bone_mask
 from bonemet_auto.geometry import Geometry, Index
 from bonemet_auto.images import Volume, read_instances
+from bonemet_auto.inference.batches import BatchSize, first_batch_size
+from bonemet_auto.inference.cost import Cost
 from bonemet_auto.inference.describe import describe_lesions
 from bonemet_auto.inference.place import Lesion, measure
-from bonemet_auto.inference.predict import CPU_BATCH, doubts, failure
+from bonemet_auto.inference.predict import doubts, failure
 from bonemet_auto.inference.tiles import pad_to_patch
 from bonemet_auto.model.mask_rcnn import MaskRCNN
 from bonemet_auto.plan_schema import Plan
@@ -37,6 +39,7 @@ class DrawnCase:
     geometry: Geometry
     lesions: dict[int, Lesion]
     warnings: tuple[str, ...]
+    cost: Cost
 
 
 def describe_cases(
@@ -68,17 +71,20 @@ def _describe_case(
     device: torch.device,
 ) -> DrawnCase | FailedCase:
     try:
-        volume, drawn = read_scan(scan), read_instances(mask)
+        cost = Cost()
+        with cost.stage("read"):
+            volume, drawn = read_scan(scan), read_instances(mask)
         difference = volume.geometry.mismatch(drawn.geometry)
         if difference is not None:
             raise DataError(
                 f"the lesions lie on another grid than the scan: {difference}. Draw them on this "
                 "scan, or resample them to it with nearest neighbours."
             )
-        lesions = describe_drawn(volume, drawn.array, models, plan, device)
+        with cost.stage("describe"):
+            lesions = describe_drawn(volume, drawn.array, models, plan, device)
         has_bone = bool(bone_mask(volume.array, volume.geometry.spacing_mm).any())
         warnings = tuple(doubts(volume, plan, has_bone))
-        return DrawnCase(case, volume.geometry, lesions, warnings)
+        return DrawnCase(case, volume.geometry, lesions, warnings, cost)
     except Exception as error:
         return failure(case, error)
 
@@ -116,7 +122,7 @@ def describe_drawn(
         plan.patch_size,
         models,
         partial(normalise, window_hu=plan.window_hu, mean_hu=plan.mean_hu, sd_hu=plan.sd_hu),
-        CPU_BATCH if device.type == "cpu" else plan.batch_size,
+        BatchSize(first_batch_size(plan, device)),
         device,
     )
     own_places = ndimage.find_objects(drawn)

@@ -1,5 +1,6 @@
 """One box per lesion out of the detections of many overlapping windows, mirrors and networks."""
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -136,25 +137,28 @@ def unite_cut_boxes(clusters: Clusters, components: IntArray) -> Clusters:
         return clusters
     boxes = clusters.boxes.numpy()
     owner = [_component_of(box, components) for box in boxes]
-    whole = [i for i in range(len(owner)) if i not in set(pieces)]
-    pieces = [
+    whole = torch.nonzero(~clusters.cut).flatten().tolist()
+    wholes_of: dict[int, list[int]] = defaultdict(list)
+    for i in whole:
+        wholes_of[owner[i]].append(i)
+    # Without a component nothing is joined, and nearly all boxes of a large scan have none.
+    loose = [i for i in pieces if not owner[i]]
+    owned = [
         i
         for i in pieces
-        if not any(
-            owner[i] == owner[j] > 0 and _share_inside(boxes[i], boxes[j]) > 0.5 for j in whole
-        )
+        if owner[i]
+        and not any(_share_inside(boxes[i], boxes[j]) > 0.5 for j in wholes_of[owner[i]])
     ]
-    groups = [[i] for i in whole] + _joined(pieces, boxes, owner)
+    groups = [[i] for i in whole + loose] + _joined(owned, boxes, owner)
     groups.sort(key=lambda group: group[0])
-    united = [
-        torch.cat((clusters.boxes[g, :3].amin(dim=0), clusters.boxes[g, 3:].amax(dim=0)))
-        for g in groups
-    ]
-    return Clusters(
-        torch.stack(united),
-        torch.stack([clusters.scores[g].amax() for g in groups]),
-        torch.stack([clusters.cut[g].all() for g in groups]),
-    )
+    first = torch.tensor([group[0] for group in groups])
+    united, scores, cut = clusters.boxes[first], clusters.scores[first], clusters.cut[first]
+    for row, group in enumerate(groups):
+        if len(group) > 1:
+            united[row, :3] = clusters.boxes[group, :3].amin(dim=0)
+            united[row, 3:] = clusters.boxes[group, 3:].amax(dim=0)
+            scores[row] = clusters.scores[group].amax()
+    return Clusters(united, scores, cut)
 
 
 def _paired_iou(a: Tensor, b: Tensor) -> Tensor:
@@ -178,12 +182,12 @@ def _share_inside(box: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) 
 
 
 def _joined(pieces: list[int], boxes: npt.NDArray[np.float64], owner: list[int]) -> list[list[int]]:
-    """Groups of pieces that hang together, directly or through others."""
+    """Groups of pieces, all on components, that hang together, directly or through others."""
     if not pieces:
         return []
     low, high = boxes[pieces, :3] - FACE_TOLERANCE_VOXEL, boxes[pieces, 3:] + FACE_TOLERANCE_VOXEL
     touching = ((low[:, None] <= high[None]) & (low[None] <= high[:, None])).all(axis=2)
     names = np.asarray([owner[i] for i in pieces])
-    same = (names[:, None] == names[None]) & (names > 0)[:, None]
+    same = names[:, None] == names[None]
     count, group = csgraph.connected_components(sparse.csr_matrix(touching & same), directed=False)
     return [[pieces[i] for i in np.flatnonzero(group == g)] for g in range(count)]
