@@ -15,8 +15,9 @@ from bonemet_auto.fingerprint import bone_mask
 from bonemet_auto.geometry import Geometry, Index
 from bonemet_auto.images import Volume, read_instances
 from bonemet_auto.inference.describe import describe_lesions
+from bonemet_auto.inference.doubts import doubts
 from bonemet_auto.inference.place import Lesion, measure
-from bonemet_auto.inference.predict import CPU_BATCH, doubts, failure
+from bonemet_auto.inference.predict import CPU_BATCH, failure
 from bonemet_auto.inference.tiles import pad_to_patch
 from bonemet_auto.model.mask_rcnn import MaskRCNN
 from bonemet_auto.plan_schema import Plan
@@ -76,8 +77,9 @@ def _describe_case(
                 "scan, or resample them to it with nearest neighbours."
             )
         lesions = describe_drawn(volume, drawn.array, models, plan, device)
-        has_bone = bool(bone_mask(volume.array, volume.geometry.spacing_mm).any())
-        warnings = tuple(doubts(volume, plan, has_bone))
+        stood = upright(volume)
+        bone_hu = stood.array[bone_mask(stood.array, stood.geometry.spacing_mm)]
+        warnings = tuple(doubts(stood, bone_hu, plan))
         return DrawnCase(case, volume.geometry, lesions, warnings)
     except Exception as error:
         return failure(case, error)

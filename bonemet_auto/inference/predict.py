@@ -10,9 +10,10 @@ import torch
 
 from bonemet_auto.errors import BonemetError
 from bonemet_auto.fingerprint import bone_mask
-from bonemet_auto.geometry import Geometry, Triple
+from bonemet_auto.geometry import Geometry
 from bonemet_auto.images import Volume
 from bonemet_auto.inference.describe import BoxArray, Description, describe_lesions
+from bonemet_auto.inference.doubts import doubts
 from bonemet_auto.inference.evidence import Evidence
 from bonemet_auto.inference.find import FloatArray, mirrors_of, run_windows
 from bonemet_auto.inference.fuse import (
@@ -41,8 +42,6 @@ MAX_LESIONS = 24
 MIN_SCORE = 0.02
 MIN_LEFTOVER_MM3 = 20.0
 CPU_BATCH = 2
-_SPACING_RATIO = 2.5
-_NARROWEST_HU = 150
 
 _log = logging.getLogger(__name__)
 
@@ -121,7 +120,7 @@ def find_lesions(
     volume = upright(volume)
     stored = to_plan_grid(volume.array, volume.geometry.spacing_mm, plan.spacing_mm)
     bone = bone_mask(stored.hu, stored.spacing_mm)
-    warnings = list(doubts(volume, plan, bool(bone.any())))
+    warnings = tuple(doubts(volume, stored.hu[bone], plan))
     wanted = (
         dilate_bone(bone, stored.spacing_mm) if plan.inference.skip_windows_without_bone else None
     )
@@ -142,7 +141,7 @@ def find_lesions(
 
     least_voxels = max(1, round(MIN_LEFTOVER_MM3 / float(np.prod(stored.spacing_mm))))
     candidates = outline_candidates(dense, components, clusters, describe, least_voxels)
-    return Evidence(tuple(candidates), stored.grid, tuple(warnings))
+    return Evidence(tuple(candidates), stored.grid, warnings)
 
 
 def _predict_case(
@@ -213,28 +212,6 @@ def outline_candidates(
         leftover_candidate(dense, components, item, description)
         for item, description in zip(left, described, strict=True)
     ]
-
-
-def doubts(volume: Volume, plan: Plan, has_bone: bool) -> Iterator[str]:
-    """Reasons to distrust a result, in words for the person who reads it."""
-    if not has_bone:
-        yield "no bone in view: the whole scan was searched, and nothing found there is likely real"
-    spacing_mm, low, high = volume.geometry.spacing_mm, volume.array.min(), volume.array.max()
-    ratios = [found / planned for found, planned in zip(spacing_mm, plan.spacing_mm, strict=True)]
-    if max(ratios) > _SPACING_RATIO or min(ratios) < 1 / _SPACING_RATIO:
-        yield (
-            f"spacing {_mm(spacing_mm)} mm (z, y, x) is far from the {_mm(plan.spacing_mm)} mm "
-            "that the model was trained at"
-        )
-    if low >= 0 or int(high) - int(low) < _NARROWEST_HU:
-        yield (
-            f"values from {low} to {high} do not look like Hounsfield units (8-bit, windowed or "
-            "MR?): check the export"
-        )
-
-
-def _mm(spacing_mm: Triple) -> str:
-    return " x ".join(f"{edge:.3g}" for edge in spacing_mm)
 
 
 def failure(case: str, error: Exception) -> FailedCase:
