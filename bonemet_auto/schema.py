@@ -5,12 +5,11 @@ us may not, so that a typing slip in an edited plan is found at once. `read_json
 mistakes of a file together, with the path of each field.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, field_validator
 
 from bonemet_auto.errors import BonemetError, DataError
 from bonemet_auto.files import require_file, write_text
@@ -309,6 +308,10 @@ class FailedCase(Ours):
     fix: str
 
 
+class FailedCases(RootModel[tuple[FailedCase, ...]]):
+    """`failed_cases.json`."""
+
+
 class PrivateStudy(Ours):
     """Who a pseudonym is, and where the scan lies."""
 
@@ -383,7 +386,17 @@ def write_failures(path: Path, failed: Sequence[FailedCase]) -> None:
     if not failed:
         path.unlink(missing_ok=True)
         return
-    write_text(path, json.dumps([case.model_dump() for case in failed], indent=1) + "\n")
+    write_json(path, FailedCases(tuple(failed)))
+
+
+def read_failures(path: Path) -> tuple[FailedCase, ...]:
+    """Read what `write_failures` wrote.
+
+    Raises:
+        DataError: as `read_json`.
+    """
+    text = require_file(path, "Run again.").read_text(encoding="utf-8")
+    return parse_json(text, FailedCases, str(path), DataError).root
 
 
 def write_json(path: Path, value: BaseModel) -> None:

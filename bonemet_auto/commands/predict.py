@@ -16,6 +16,7 @@ from bonemet_auto.commands.common import (
     command_parser,
     run_command,
     share,
+    sigterm_interrupts,
 )
 from bonemet_auto.commands.prediction_input import (
     claim_output,
@@ -25,8 +26,9 @@ from bonemet_auto.commands.prediction_input import (
     require_series,
     with_inference,
 )
+from bonemet_auto.commands.prediction_output import note_failures, part_name, ready_output
 from bonemet_auto.commands.run_report import write_run_report
-from bonemet_auto.errors import UsageError
+from bonemet_auto.errors import StoppedError, UsageError
 from bonemet_auto.files import data_root, find_dataset, results_folder
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from bonemet_auto.inference.load import Ensemble
     from bonemet_auto.inference.predict import Prediction
     from bonemet_auto.scans import Scan
-    from bonemet_auto.schema import FailedCase, OperatingPoint
+    from bonemet_auto.schema import CasePrediction, FailedCase, OperatingPoint
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +179,7 @@ def _predict(options: argparse.Namespace) -> int:
     tune_processor()
     from bonemet_auto.scans import unpacked
 
-    with unpacked(options.input) as source:
+    with sigterm_interrupts(), unpacked(options.input) as source:
         return _predict_source(source, options)
 
 
@@ -186,7 +188,6 @@ def _predict_source(source: Path, options: argparse.Namespace) -> int:
     from bonemet_auto.inference.open import open_model
     from bonemet_auto.processor import pick_device
     from bonemet_auto.scans import find_scans
-    from bonemet_auto.schema import write_failures
 
     started, clock_s = datetime.now(timezone.utc), time.perf_counter()
     of_all_parts = find_scans(source, private_file(options.output))
@@ -199,12 +200,15 @@ def _predict_source(source: Path, options: argparse.Namespace) -> int:
     logger.info(
         "predicting %d cases with %d fold(s) on %s", len(scans), len(ensemble.models), device
     )
-    failed = _run(options, scans, masks, ensemble, device)
+    ready_output(options, scans)
+    try:
+        failed = _run(options, scans, masks, ensemble, device)
+    except KeyboardInterrupt as interrupted:
+        raise StoppedError(_stopped(options, scans, str(interrupted) or "Ctrl-C")) from None
     write_cohort_tables(options.output)
-    part = "" if options.num_parts == 1 else f"_part{options.part_id}of{options.num_parts}"
-    write_failures(options.output / f"failed_cases{part}.json", failed)
+    note_failures(options, failed, scans, of_all_parts)
     write_run_report(
-        options.output / f"run_report{part}.json",
+        options.output / f"run_report{part_name(options)}.json",
         options,
         ensemble,
         str(device),
@@ -225,6 +229,15 @@ def _predict_source(source: Path, options: argparse.Namespace) -> int:
         )
     logger.info("%d of %d cases are in %s", len(scans) - len(failed), len(scans), options.output)
     return EXIT_SOME_FAILED if failed else EXIT_DONE
+
+
+def _stopped(options: argparse.Namespace, scans: "Mapping[str, Scan]", by: str) -> str:
+    done = sum((options.output / f"{case}.json").is_file() for case in scans)
+    instead = " instead of --overwrite" if options.overwrite else ""
+    return (
+        f"stopped by {by}; {done} of {len(scans)} cases are in {options.output}. The same command "
+        f"with --continue{instead} does the rest, and writes the tables"
+    )
 
 
 def _model_folder(options: argparse.Namespace) -> Path:
@@ -284,12 +297,22 @@ def _write(
     warnings = found.warnings if isinstance(found, DrawnCase) else found.result.warnings
     for warning in warnings:
         logger.warning("warning: %s: %s", case, warning)
-    if isinstance(found, DrawnCase):
-        record = write_drawn_case(out, case, geometry, found.lesions, warnings, point)
-    else:
-        record = write_case(out, case, geometry, found.result, point)
+    failed: list[FailedCase] = []
+
+    def other_formats(record: "CasePrediction") -> None:
+        try:
+            write_formats(out, scan, record, options.formats)
+        except Exception as error:
+            failed.append(failure(case, error))
+
     try:
-        write_formats(out, scan, record, options.formats)
-    except Exception as error:
-        return failure(case, error)
-    return None
+        if isinstance(found, DrawnCase):
+            write_drawn_case(out, case, geometry, found.lesions, warnings, point, other_formats)
+        else:
+            write_case(out, case, geometry, found.result, point, other_formats)
+    except (OSError, RuntimeError) as error:  # the latter from SimpleITK
+        raise StoppedError(
+            f"stopped: case {case} could not be written to {out} ({error}). Make room there, then "
+            "the same command with --continue does the rest"
+        ) from error
+    return failed[0] if failed else None
