@@ -5,11 +5,12 @@ us may not, so that a typing slip in an edited plan is found at once. `read_json
 mistakes of a file together, with the path of each field.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from bonemet_auto.errors import BonemetError, DataError
 from bonemet_auto.files import require_file, write_text
@@ -308,10 +309,6 @@ class FailedCase(Ours):
     fix: str
 
 
-class FailedCases(RootModel[tuple[FailedCase, ...]]):
-    """`failed_cases.json`."""
-
-
 class PrivateStudy(Ours):
     """Who a pseudonym is, and where the scan lies."""
 
@@ -386,17 +383,19 @@ def write_failures(path: Path, failed: Sequence[FailedCase]) -> None:
     if not failed:
         path.unlink(missing_ok=True)
         return
-    write_json(path, FailedCases(tuple(failed)))
+    write_text(path, json.dumps([case.model_dump() for case in failed], indent=1) + "\n")
 
 
-def read_failures(path: Path) -> tuple[FailedCase, ...]:
+def read_failures(path: Path) -> list[FailedCase]:
     """Read what `write_failures` wrote.
 
     Raises:
-        DataError: as `read_json`.
+        DataError: it is something else.
     """
-    text = require_file(path, "Run again.").read_text(encoding="utf-8")
-    return parse_json(text, FailedCases, str(path), DataError).root
+    try:
+        return TypeAdapter(list[FailedCase]).validate_json(path.read_bytes())
+    except ValidationError:
+        raise DataError(f"{path} is no list of failed cases. Remove it, and run again.") from None
 
 
 def write_json(path: Path, value: BaseModel) -> None:

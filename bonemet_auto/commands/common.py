@@ -4,13 +4,9 @@ import argparse
 import logging
 import re
 import shutil
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 
 from bonemet_auto import __version__
 from bonemet_auto.errors import BonemetError, StoppedError, UsageError
@@ -127,27 +123,6 @@ def run_command(
     except KeyboardInterrupt:
         print(f"{parser.prog}: stopped", file=sys.stderr)
         return EXIT_STOPPED
-
-
-@contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM, by which clusters, `timeout` and `kill` end a run, do what Ctrl-C does.
-
-    Left alone it would end the process on the spot: no temporary file would be cleared away, and
-    nobody be told how to go on.
-    """
-
-    def interrupt(number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt(signal.Signals(number).name)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def remove_dataset(folder: Path) -> None:

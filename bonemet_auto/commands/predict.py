@@ -16,7 +16,6 @@ from bonemet_auto.commands.common import (
     command_parser,
     run_command,
     share,
-    sigterm_interrupts,
 )
 from bonemet_auto.commands.prediction_input import (
     claim_output,
@@ -178,8 +177,9 @@ def _predict(options: argparse.Namespace) -> int:
 
     tune_processor()
     from bonemet_auto.scans import unpacked
+    from bonemet_auto.training.stop import interruptible
 
-    with sigterm_interrupts(), unpacked(options.input) as source:
+    with interruptible(), unpacked(options.input) as source:
         return _predict_source(source, options)
 
 
