@@ -15,6 +15,7 @@ from bonemet_auto.plan_schema import (
     InferencePlan,
     NetworkPlan,
     Plan,
+    Scope,
     Target,
     TrainingPlan,
 )
@@ -28,6 +29,7 @@ TABLES = {
     "Training": TrainingPlan,
     "Augmentation": AugmentationPlan,
     "Inference": InferencePlan,
+    "Scope": Scope,
 }
 
 
