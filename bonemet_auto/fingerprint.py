@@ -73,9 +73,9 @@ def fingerprint_case(
         orientation=orientation,
         lesions=lesions,
         patient_label=patient_label(labels, info.positive_class),
-        body_histogram=_histogram(image.array[image.array > BODY_THRESHOLD_HU]),
-        bone_histogram=_histogram(image.array[bone]),
-        lesion_histogram=_histogram(image.array[label.array > 0]),
+        body_histogram=hu_histogram(image.array[image.array > BODY_THRESHOLD_HU]),
+        bone_histogram=hu_histogram(image.array[bone]),
+        lesion_histogram=hu_histogram(image.array[label.array > 0]),
     )
 
 
@@ -120,6 +120,7 @@ def _neighbours(
     return tuple(sorted(ids))
 
 
-def _histogram(hu: HuArray) -> tuple[int, ...]:
-    bins = (hu.astype(np.int32) - HU_RANGE[0]) // BIN_HU
+def hu_histogram(hu: HuArray) -> tuple[int, ...]:
+    """Count (N,) values in `HISTOGRAM_EDGES_HU` bins; those beyond go into the outermost."""
+    bins = (np.clip(hu, *HU_RANGE).astype(np.int32) - HU_RANGE[0]) // BIN_HU
     return tuple(np.bincount(bins, minlength=len(HISTOGRAM_EDGES_HU) - 1).tolist())

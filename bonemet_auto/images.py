@@ -200,7 +200,8 @@ def from_sitk(image: Any) -> Volume:  # noqa: ANN401  SimpleITK has no types
 
 def _read_raw(path: Path) -> tuple[npt.NDArray[Any], Geometry]:
     """Values as stored (rescaled where the header says so) and grid of an undamaged 3D file."""
-    require_file(path, "Give the path of an image.")
+    if not require_file(path, "Give the path of an image.").stat().st_size:
+        raise DataError(f"{path} is empty (0 bytes). {_COPY_AGAIN}.")
     if re.search(r"\.nii(\.gz)?$", path.name.lower()):
         flat = _nifti_values(path)
         geometry = read_geometry(path)

@@ -40,7 +40,9 @@ def read_ahead(
             yield coming.pop()
 
 
-def write_behind(found: Iterable[Found], write: Callable[[Found], Written]) -> Iterator[Written]:
+def write_behind(
+    found: Iterable[Found], write: Callable[[Found], Written]
+) -> Generator[Written, None, None]:
     """Write what is found, each while the next is being found; results in the same order."""
     with _thread() as thread:
         last: Future[Written] | None = None

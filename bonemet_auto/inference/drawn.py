@@ -17,15 +17,16 @@ from bonemet_auto.images import Volume, read_instances
 from bonemet_auto.inference.batches import BatchSize, first_batch_size
 from bonemet_auto.inference.cost import Cost
 from bonemet_auto.inference.describe import describe_lesions
+from bonemet_auto.inference.doubts import doubts
 from bonemet_auto.inference.place import Lesion, measure
-from bonemet_auto.inference.predict import doubts, failure
+from bonemet_auto.inference.predict import failure
 from bonemet_auto.inference.tiles import pad_to_patch
 from bonemet_auto.model.mask_rcnn import MaskRCNN
 from bonemet_auto.plan_schema import Plan
 from bonemet_auto.preprocess import normalise, to_plan_grid
 from bonemet_auto.scans import Scan, read_scan
 from bonemet_auto.schema import FailedCase
-from bonemet_auto.upright import turn_of, upright
+from bonemet_auto.upright import turn_of, upright, upright_view
 
 DRAWN_SCORE = 1.0
 """A person says that there is a lesion; the network is not asked."""
@@ -82,8 +83,9 @@ def _describe_case(
             )
         with cost.stage("describe"):
             lesions = describe_drawn(volume, drawn.array, models, plan, device)
-        has_bone = bool(bone_mask(volume.array, volume.geometry.spacing_mm).any())
-        warnings = tuple(doubts(volume, plan, has_bone))
+        standing = upright_view(volume)
+        bone_hu = standing.array[bone_mask(standing.array, standing.geometry.spacing_mm)]
+        warnings = tuple(doubts(standing, bone_hu, plan))
         return DrawnCase(case, volume.geometry, lesions, warnings, cost)
     except Exception as error:
         return failure(case, error)

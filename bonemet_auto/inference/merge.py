@@ -81,7 +81,8 @@ def weighted_clusters(
     """Weighted box clustering over all forwards.
 
     Clusters are those of greedy suppression. With w = IoU with the leader times trust, the box is
-    the mean of its members weighted by w s, and its score is
+    the mean of its members weighted by w s: of those that were not cut by a window face, as far as
+    there are any, because a cut box does not tell where the lesion ends. Its score is
 
         sum(w s) / (sum(w) + max(0, expected - n) * mean(w)),
 
@@ -110,14 +111,15 @@ def weighted_clusters(
     weights = _paired_iou(boxes, boxes[leaders]) * found.weights.double()
     size = per_cluster(torch.ones_like(weights))
     summed, evidence = per_cluster(weights), per_cluster(weights * scores)
-    merged = per_cluster(boxes * (weights * scores)[:, None]) / evidence.clamp(min=1e-12)[:, None]
+    whole = per_cluster((~found.cut).double())
+    placing = weights * scores * ~(found.cut & (whole[cluster] > 0))
+    merged = per_cluster(boxes * placing[:, None]) / per_cluster(placing).clamp(min=1e-12)[:, None]
     n_possible = int(found.forwards.max()) + 1
     pairs = torch.unique(cluster * n_possible + found.forwards)
     n_forwards = torch.bincount(pairs // n_possible, minlength=len(heads))
     looked = torch.from_numpy(expected(((merged[:, :3] + merged[:, 3:]) / 2).numpy()))
     missing = (looked - n_forwards).clamp(min=0)
     score = evidence / (summed + missing * summed / size).clamp(min=1e-12)
-    whole = per_cluster((~found.cut).double())
     return Clusters(merged, score, whole == 0)
 
 

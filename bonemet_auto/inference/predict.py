@@ -13,12 +13,13 @@ import torch
 
 from bonemet_auto.errors import BonemetError
 from bonemet_auto.fingerprint import bone_mask
-from bonemet_auto.geometry import Geometry, Triple
+from bonemet_auto.geometry import Geometry
 from bonemet_auto.images import Volume, read_geometry
 from bonemet_auto.inference.ahead import read_ahead
 from bonemet_auto.inference.batches import BatchSize, first_batch_size, is_shortage
 from bonemet_auto.inference.cost import Cost
 from bonemet_auto.inference.describe import BoxArray, Description, describe_lesions
+from bonemet_auto.inference.doubts import doubts
 from bonemet_auto.inference.evidence import Evidence
 from bonemet_auto.inference.find import FloatArray, mirrors_of, run_windows
 from bonemet_auto.inference.fuse import (
@@ -53,8 +54,6 @@ from bonemet_auto.upright import turn_of, upright_view
 MAX_LESIONS = 24
 MIN_SCORE = 0.02
 MIN_LEFTOVER_MM3 = 20.0
-_SPACING_RATIO = 2.5
-_NARROWEST_HU = 150
 
 _log = logging.getLogger(__name__)
 
@@ -154,7 +153,7 @@ def prepare_scan(volume: Volume, plan: Plan, cost: Cost | None = None) -> Prepar
         standing = upright_view(volume)
         stored = to_plan_grid(standing.array, standing.geometry.spacing_mm, plan.spacing_mm)
         bone = bone_mask(stored.hu, stored.spacing_mm)
-        warnings = tuple(doubts(standing, plan, bool(bone.any())))
+        warnings = tuple(doubts(standing, stored.hu[bone], plan))
         skip = plan.inference.skip_windows_without_bone
         wanted = dilate_bone(bone, stored.spacing_mm) if skip else None
         shape = padded_shape(stored.hu.shape, plan.patch_size)
@@ -286,28 +285,6 @@ def outline_candidates(
         leftover_candidate(dense, components, item, description)
         for item, description in zip(left, described, strict=True)
     ]
-
-
-def doubts(volume: Volume, plan: Plan, has_bone: bool) -> Iterator[str]:
-    """Reasons to distrust a result, in words for the person who reads it."""
-    if not has_bone:
-        yield "no bone in view: the whole scan was searched, and nothing found there is likely real"
-    spacing_mm, low, high = volume.geometry.spacing_mm, volume.array.min(), volume.array.max()
-    ratios = [found / planned for found, planned in zip(spacing_mm, plan.spacing_mm, strict=True)]
-    if max(ratios) > _SPACING_RATIO or min(ratios) < 1 / _SPACING_RATIO:
-        yield (
-            f"spacing {_mm(spacing_mm)} mm (z, y, x) is far from the {_mm(plan.spacing_mm)} mm "
-            "that the model was trained at"
-        )
-    if low >= 0 or int(high) - int(low) < _NARROWEST_HU:
-        yield (
-            f"values from {low} to {high} do not look like Hounsfield units (8-bit, windowed or "
-            "MR?): check the export"
-        )
-
-
-def _mm(spacing_mm: Triple) -> str:
-    return " x ".join(f"{edge:.3g}" for edge in spacing_mm)
 
 
 def failure(case: str, error: Exception) -> FailedCase:
