@@ -24,6 +24,7 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
 )
 
 from bonemet_auto.errors import DataError
@@ -52,8 +53,19 @@ _NEEDED = [
 _TAGS = [
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber"),
     *("PatientID", "Modality", "ImageType", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated"),
-    *("SliceThickness", *_NEEDED),
+    *("FrameOfReferenceUID", "SliceThickness", *_NEEDED),
 ]
+
+UNREADABLE = (
+    InvalidDicomError,
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+)
+"""What comes of a file that is damaged, or holds less than the standard asks for."""
 
 FloatArray = npt.NDArray[np.float64]
 Dataset = Any
@@ -70,6 +82,8 @@ class Series:
 
     Attributes:
         study_uid, series_uid, patient_id: who and what; for the private file only.
+        frame_uid, instance_uids: what other objects refer to (frame of reference, slices).
+        modality: CT, SEG, RTSTRUCT ...; of its first file.
         number: of the series, 0 where it has none.
         files: slices by rising position along their normal; as found where there is a fault.
         geometry: the grid that they make, None where there is a fault.
@@ -79,6 +93,9 @@ class Series:
     study_uid: str
     series_uid: str
     patient_id: str
+    frame_uid: str
+    instance_uids: frozenset[str]
+    modality: str
     number: int
     files: tuple[Path, ...]
     geometry: Geometry | None
@@ -148,36 +165,36 @@ def read_pixels(series: Series) -> npt.NDArray[Any]:
 
 def _slices(paths: Iterable[Path]) -> Iterator[_Slice]:
     """Files that say which series they belong to; others, and unreadable ones, are passed over."""
+    broken = 0
     for path in paths:
-        found = _read_slice(path)
+        try:
+            found = _read_slice(path)
+        except UNREADABLE:
+            broken += 1
+            continue
         if found is None:
             continue
         if _text(found.header, "StudyInstanceUID") and _text(found.header, "SeriesInstanceUID"):
             yield found
+        elif found.header.file_meta.get("MediaStorageSOPClassUID") != MediaStorageDirectoryStorage:
+            broken += 1
+    if broken:
+        _log.warning(
+            "warning: passed over, unreadable or with a damaged DICOM header: %d files", broken
+        )
 
 
 def _read_slice(path: Path) -> _Slice | None:
-    try:
-        with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            start = file.read(_PREAMBLE_BYTES + len(_MAGIC))
-            if start[_PREAMBLE_BYTES:] != _MAGIC:
-                return None
-            file.seek(0)
-            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
-            left = path.stat().st_size - file.tell()
-            return _Slice(path, header, left < _pixel_bytes(header))
-    except (
-        InvalidDicomError,
-        OSError,
-        EOFError,
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-    ):
-        _log.debug("a file without a readable DICOM header is passed over")
-        return None
+    """Header of a DICOM file, None of another one; raises `UNREADABLE`."""
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        start = file.read(_PREAMBLE_BYTES + len(_MAGIC))
+        if start[_PREAMBLE_BYTES:] != _MAGIC:
+            return None
+        file.seek(0)
+        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
+        left = path.stat().st_size - file.tell()
+        return _Slice(path, header, left < _pixel_bytes(header))
 
 
 def _pixel_bytes(header: Dataset) -> int:
@@ -221,6 +238,9 @@ def _assemble(slices: list[_Slice]) -> Series:
         study_uid=_text(first, "StudyInstanceUID"),
         series_uid=_text(first, "SeriesInstanceUID"),
         patient_id=_text(first, "PatientID"),
+        frame_uid=_text(first, "FrameOfReferenceUID"),
+        instance_uids=frozenset(_text(item.header, "SOPInstanceUID") for item in slices),
+        modality=_text(first, "Modality"),
         number=int(number) if number.isdecimal() else 0,
         files=tuple(item.path for item in slices),
         geometry=geometry,

@@ -3,8 +3,9 @@
 import hashlib
 import os
 import re
+import secrets
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +15,7 @@ from bonemet_auto.errors import DataError, UsageError
 _CHUNK_BYTES = 1 << 20
 _PIECE_BYTES = 1 << 16
 _GZIP_WINDOW = 31
+_TEMPORARY, _TOKEN_BYTES = ".bonemet-", 4
 
 MODEL_FOLDER = "model"
 """Folder of a consolidated model, in a plan's results beside the folds that it is made of."""
@@ -24,10 +26,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`, and move it into place once it is complete on disk.
 
     The temporary name keeps the ending of `path`, which many writers read as the format. After an
-    exception or a kill the old file is still whole.
+    exception or a kill the old file is still whole; a kill leaves the temporary one, hidden (see
+    `remove_temporaries`).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    # By chance, not by process: containers that share a folder number their processes alike.
+    temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(_TOKEN_BYTES)}.{path.name}")
     try:
         yield temporary
         with temporary.open("rb+") as written:
@@ -35,6 +39,20 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(folder: Path, names: Container[str] | None = None) -> None:
+    """Remove what `atomic_write` left in a folder, and below it, when it was killed.
+
+    Args:
+        folder: where to look; it may be missing.
+        names: remove only those that were to become files of these names; None removes all. Those
+            of a process that is at work are not to be among them.
+    """
+    for path in folder.rglob(f"{_TEMPORARY}*"):
+        name = path.name[len(_TEMPORARY) + 2 * _TOKEN_BYTES + 1 :]
+        if path.is_file() and (names is None or name in names):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

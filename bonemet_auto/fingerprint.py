@@ -20,6 +20,7 @@ BONE_MARGIN_MM = 20.0
 _TOUCHING = np.ones((3, 3, 3), dtype=bool)
 _SMALLEST_BONE_MM3 = 100.0
 _SMOOTHED_SPACING_MM = 2.0
+_SLAB = 16
 
 HuArray = npt.NDArray[np.int16]
 Mask = npt.NDArray[np.bool_]
@@ -33,8 +34,11 @@ def bone_mask(hu: HuArray, spacing_mm: Triple) -> Mask:
     """
     window = [3 if step <= _SMOOTHED_SPACING_MM else 1 for step in spacing_mm]
     dense = ndimage.uniform_filter(hu, window, mode="nearest") > BONE_THRESHOLD_HU
-    pieces, _ = ndimage.label(dense, _TOUCHING)
-    large = np.bincount(pieces.ravel()) * np.prod(spacing_mm) >= _SMALLEST_BONE_MM3
+    pieces, count = ndimage.label(dense, _TOUCHING)
+    voxels = np.zeros(count + 1, dtype=np.int64)
+    for slab in range(0, len(pieces), _SLAB):  # All at once it would become 8 bytes a voxel.
+        voxels += np.bincount(pieces[slab : slab + _SLAB].ravel(), minlength=count + 1)
+    large = voxels * np.prod(spacing_mm) >= _SMALLEST_BONE_MM3
     large[0] = False
     return large[pieces]
 
@@ -69,9 +73,9 @@ def fingerprint_case(
         orientation=orientation,
         lesions=lesions,
         patient_label=patient_label(labels, info.positive_class),
-        body_histogram=_histogram(image.array[image.array > BODY_THRESHOLD_HU]),
-        bone_histogram=_histogram(image.array[bone]),
-        lesion_histogram=_histogram(image.array[label.array > 0]),
+        body_histogram=hu_histogram(image.array[image.array > BODY_THRESHOLD_HU]),
+        bone_histogram=hu_histogram(image.array[bone]),
+        lesion_histogram=hu_histogram(image.array[label.array > 0]),
     )
 
 
@@ -116,6 +120,7 @@ def _neighbours(
     return tuple(sorted(ids))
 
 
-def _histogram(hu: HuArray) -> tuple[int, ...]:
-    bins = (hu.astype(np.int32) - HU_RANGE[0]) // BIN_HU
+def hu_histogram(hu: HuArray) -> tuple[int, ...]:
+    """Count (N,) values in `HISTOGRAM_EDGES_HU` bins; those beyond go into the outermost."""
+    bins = (np.clip(hu, *HU_RANGE).astype(np.int32) - HU_RANGE[0]) // BIN_HU
     return tuple(np.bincount(bins, minlength=len(HISTOGRAM_EDGES_HU) - 1).tolist())

@@ -14,10 +14,7 @@ from bonemet_auto.fingerprint import fingerprint_case
 from bonemet_auto.images import Volume, read_hu, read_instances
 from bonemet_auto.raw_dataset import RawCase, read_case_labels
 from bonemet_auto.schema import CaseFingerprint, CaseLabels, DatasetInfo, InspectedCase, Stamp
-
-_AIR_HU = -900
-_NARROWEST_CT_HU = 150
-_CLIPPED_SHARE = 0.01
+from bonemet_auto.scope import unlike_hu
 
 Content = TypeVar("Content")
 
@@ -207,10 +204,5 @@ def _image_warnings(case: str, image: Volume | None) -> Iterator[str]:
         return
     if image.array.shape[0] == 1:
         yield f"{case}: one slice only; it will be padded"
-    low, high = int(image.array.min()), int(image.array.max())
-    clipped = low > _AIR_HU and float((image.array == low).mean()) > _CLIPPED_SHARE
-    if low >= 0 or high - low < _NARROWEST_CT_HU or clipped:
-        yield (
-            f"{case}: values from {low} to {high} do not look like Hounsfield units (8-bit, "
-            "windowed, MR, or stored without their offset?); check how it was exported"
-        )
+    if unlike := unlike_hu(image.array):
+        yield f"{case}: {unlike}"

@@ -91,8 +91,30 @@ class Target(Ours):
     bfloat16: bool = True
 
 
+Range = tuple[float, float]
+
+
+class Scope(Ours):
+    """What the training scans were like, in counts and ranges that name none of them.
+
+    Ranges run from the lowest to the highest scan. `lesions` counts those of each class.
+    `least_extent_mm` is, along each axis, the smallest field of view. `bone_hu` holds the scans'
+    median HU of bone, `soft_tissue_hu` that of what is as dense as soft tissue (`scope.SOFT_HU`);
+    None where no scan had any. Triples are (z, y, x).
+    """
+
+    cases: Count
+    patients: Count
+    lesions: dict[int, int]
+    lesions_of_unknown_source: int
+    spacing_mm: tuple[Range, Range, Range]
+    least_extent_mm: tuple[Edge, Edge, Edge]
+    bone_hu: Range | None
+    soft_tissue_hu: Range | None
+
+
 class Plan(Ours):
-    """All that planning decides."""
+    """All that planning decides, and the scope of what it was made from."""
 
     format_version: Literal[1] = FORMAT_VERSION
     name: str
@@ -110,6 +132,7 @@ class Plan(Ours):
     training: TrainingPlan
     augmentation: AugmentationPlan = AugmentationPlan()
     inference: InferencePlan
+    scope: Scope | None = None
 
     @model_validator(mode="after")
     def _patch_fits_strides(self) -> "Plan":

@@ -194,13 +194,16 @@ def preprocess_dataset(
 
 def preprocessing_bytes(fingerprint: Fingerprint, plan: Plan) -> int:
     """Memory that one process needs for the case that needs most."""
-    needed = [
-        BYTES_PER_VOXEL * math.prod(case.shape)
-        + BYTES_PER_STORED_VOXEL
-        * math.prod(np.divide(np.multiply(case.shape, case.spacing_mm), plan.spacing_mm))
-        for case in fingerprint.cases
-    ]
-    return INTERPRETER_BYTES + int(max(needed, default=0))
+    needed = (
+        preparing_bytes(case.shape, case.spacing_mm, plan.spacing_mm) for case in fingerprint.cases
+    )
+    return INTERPRETER_BYTES + max(needed, default=0)
+
+
+def preparing_bytes(shape: Index, spacing_mm: Triple, target_spacing_mm: Triple) -> int:
+    """Memory that bringing one scan to the planned grid needs, the scan itself included."""
+    stored = math.prod(np.divide(np.multiply(shape, spacing_mm), target_spacing_mm).tolist())
+    return BYTES_PER_VOXEL * math.prod(shape) + int(BYTES_PER_STORED_VOXEL * stored)
 
 
 def faint_lesions(stored: Sequence[StoredCase]) -> list[str]:

@@ -41,10 +41,30 @@ def name_studies(studies: Sequence[Study], private: Path) -> dict[str, Study]:
     return dict(sorted(named.items()))
 
 
+def name_patients(studies: Sequence[Study], private: Path) -> dict[str, str]:
+    """Pseudonym of each study's patient by study UID, under the key of the private file.
+
+    A study without a patient id is a patient of its own.
+
+    Raises:
+        DataError: the private file is broken.
+    """
+    key = _known(private).key
+    found = {}
+    for study in studies:
+        uid, patient_id = study.series.study_uid, study.series.patient_id.strip()
+        whose = f"patient {patient_id}" if patient_id else f"patient of study {uid}"
+        found[uid] = f"patient_{_keyed(key, whose)}"
+    return found
+
+
 def pseudonym(key: str, study_uid: str) -> str:
     """Name of a study under a key, both as text."""
-    digest = hmac.new(bytes.fromhex(key), study_uid.encode(), hashlib.sha256).hexdigest()
-    return f"study_{digest[:_LETTERS]}"
+    return f"study_{_keyed(key, study_uid)}"
+
+
+def _keyed(key: str, text: str) -> str:
+    return hmac.new(bytes.fromhex(key), text.encode(), hashlib.sha256).hexdigest()[:_LETTERS]
 
 
 def _known(private: Path) -> PrivateStudies:

@@ -177,7 +177,7 @@ def _resample_into(volume: npt.NDArray[np.generic], resampled: npt.NDArray[np.ge
     for row in range(0, resampled.shape[1], _ROWS):
         rows = slice(row, row + _ROWS)
         used, matrix = (rows, None) if height is None else _band(height[rows])
-        block = _along(volume[:, used].astype(np.float32), width, 2)
+        block = _along(volume[:, used].astype(np.float32, order="C"), width, 2)
         block = _along(_along(block, matrix, 1), depth, 0)
         if resampled.dtype == np.int16:
             np.clip(np.rint(block, out=block), *HU_RANGE, out=block)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from bonemet_auto.errors import BonemetError, DataError
 from bonemet_auto.files import require_file, write_text
@@ -326,6 +326,22 @@ class PrivateStudies(Ours):
     studies: dict[str, PrivateStudy]
 
 
+class CaseCost(Ours):
+    """What predicting one case took.
+
+    Attributes:
+        seconds: by stage; reading and writing may run beside the networks of other cases.
+        windows: that the networks looked at.
+        windows_left_out: of the same grid, since no bone is there.
+        notes: what was done otherwise than planned.
+    """
+
+    seconds: dict[str, float]
+    windows: int
+    windows_left_out: int
+    notes: tuple[str, ...]
+
+
 class RunReport(Ours):
     """`run_report.json`: what ran, on what, how long."""
 
@@ -340,6 +356,7 @@ class RunReport(Ours):
     elapsed_s: float
     cases_done: int
     cases_failed: int
+    costs: dict[str, CaseCost] = {}
 
 
 def read_json(path: Path, model: type[Model], remedy: str = "Create or mend the file.") -> Model:
@@ -384,6 +401,18 @@ def write_failures(path: Path, failed: Sequence[FailedCase]) -> None:
         path.unlink(missing_ok=True)
         return
     write_text(path, json.dumps([case.model_dump() for case in failed], indent=1) + "\n")
+
+
+def read_failures(path: Path) -> list[FailedCase]:
+    """Read what `write_failures` wrote.
+
+    Raises:
+        DataError: it is something else.
+    """
+    try:
+        return TypeAdapter(list[FailedCase]).validate_json(path.read_bytes())
+    except ValidationError:
+        raise DataError(f"{path} is no list of failed cases. Remove it, and run again.") from None
 
 
 def write_json(path: Path, value: BaseModel) -> None:

@@ -11,6 +11,7 @@ from bonemet_auto.errors import PlanError
 from bonemet_auto.geometry import Index, Triple
 from bonemet_auto.plan_schema import InferencePlan, NetworkPlan, Plan, Target, TrainingPlan
 from bonemet_auto.schema import Fingerprint
+from bonemet_auto.scope import scope_of
 from planners.anchors import Sizes, choose_stages, search_anchors
 from planners.memory import Blueprint, training_bytes
 from planners.patch import Topology, given_patch, largest_patch, shape_patch
@@ -116,6 +117,7 @@ def make_plan(
             mirror_axes=preset.mirror_axes,
             skip_windows_without_bone=share_outside_bone(fingerprint) <= OUTSIDE_BONE_SHARE,
         ),
+        scope=scope_of(fingerprint),
     )
 
 

@@ -8,12 +8,13 @@ from bonemet_auto.inference.load import POINT_NAME
 from bonemet_auto.inference.package import MODEL_NAME, PLAN_NAME, checksums, write_weights
 from bonemet_auto.model.mask_rcnn import build_model
 from bonemet_auto.schema import ConsolidatedModel, OperatingPoint, write_json
+from bonemet_auto.scope import scope_of
 from tests.cohort import write_dataset_json
 from tests.nominal import nominal
 from tests.unit.training_fakes import training_plan
 
 NAME = "Dataset001_Fake"
-PLAN = training_plan((8, 16, 16))
+PLAN = training_plan((8, 16, 16)).model_copy(update={"scope": scope_of(nominal(4))})
 
 
 def write_model(folder: Path, folds=(0, 1), **described) -> Path:
@@ -23,7 +24,6 @@ def write_model(folder: Path, folds=(0, 1), **described) -> Path:
     """
     write_dataset_json(folder, 4)
     write_json(folder / PLAN_NAME, PLAN)
-    write_json(folder / "fingerprint.json", nominal(4))
     (folder / "cross_validation.txt").write_text("4 scans of 4 patients\n")
     point = OperatingPoint(
         score_threshold=0.0, patient_threshold=0.5, no_lesion_probability=0.3, rule="any",

@@ -30,12 +30,14 @@ if TYPE_CHECKING:
     from bonemet_auto.consolidation.gather import HeldOutCase
     from bonemet_auto.consolidation.settings import Settings
     from bonemet_auto.inference.fuse import Outline
+    from bonemet_auto.plan_schema import Plan
     from bonemet_auto.schema import OperatingPoint
 
 logger = logging.getLogger(__name__)
 
 CROSS_VALIDATION = "cross_validation"
 TABLE_NAME = "cross_validation.txt"
+DATASET_NAME = "dataset.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,7 +67,7 @@ def _consolidate(options: argparse.Namespace) -> int:
     if out.exists() and not options.overwrite:
         raise UsageError(f"{out} exists; --overwrite replaces it")
     folds = _finished_folds(root, name, results)
-    plan = _shared_plan(results, folds)
+    plan = _shared_plan(results, folds, preprocessed_folder(root, name) / "fingerprint.json")
     dataset = open_raw_dataset(raw_folder(root, name))
     parts = [gather_fold(results / f"fold_{fold}", fold, dataset, OUTLINES) for fold in folds]
     drawn = {outline: [case for part in parts for case in part[outline]] for outline in OUTLINES}
@@ -149,7 +151,7 @@ def _write_model(
     root: Path,
     name: str,
     results: Path,
-    plan: str,
+    plan: "Plan",
     folds: list[int],
     settings: "Settings",
     n_cases: int,
@@ -160,16 +162,17 @@ def _write_model(
     from bonemet_auto.checkpoint import load_checkpoint
     from bonemet_auto.inference.load import POINT_NAME
     from bonemet_auto.inference.package import MODEL_NAME, PLAN_NAME, checksums, write_weights
-    from bonemet_auto.schema import ConsolidatedModel, write_json
+    from bonemet_auto.schema import ConsolidatedModel, DatasetInfo, read_json, write_json
 
     out = results / MODEL_FOLDER
     with atomic_folder(out) as new:
-        write_text(new / PLAN_NAME, plan)
+        write_json(new / PLAN_NAME, plan)
         for fold in folds:
             weights = load_checkpoint(results / f"fold_{fold}", torch.device("cpu"))["ema"]
             write_weights(new, fold, weights, settings.temperatures[fold])
-        shutil.copy(preprocessed_folder(root, name) / "fingerprint.json", new)
-        shutil.copy(raw_folder(root, name) / "dataset.json", new)
+        # What else people wrote there stays with the data: the model may go to others.
+        info = read_json(raw_folder(root, name) / DATASET_NAME, DatasetInfo)
+        write_json(new / DATASET_NAME, info)
         if (results / TABLE_NAME).is_file():
             shutil.copy(results / TABLE_NAME, new)
         write_json(new / POINT_NAME, settings.point)
@@ -204,8 +207,15 @@ def _keep_added(old: Path, new: Path) -> None:
         )  # fmt: skip
 
 
-def _shared_plan(results: Path, folds: list[int]) -> str:
-    """Text of the plan of all folds, which must be one."""
+def _shared_plan(results: Path, folds: list[int], known: Path) -> "Plan":
+    """The plan of all folds, which must be one, with the scope of the data that it is for.
+
+    The model tells of its training data by that scope, without naming cases.
+    """
+    from bonemet_auto.plan_schema import Plan
+    from bonemet_auto.schema import Fingerprint, read_json
+    from bonemet_auto.scope import scope_of
+
     texts = {fold: (results / f"fold_{fold}" / "plan.json").read_text("utf-8") for fold in folds}
     first = folds[0]
     differing = [str(fold) for fold in folds if texts[fold] != texts[first]]
@@ -214,7 +224,11 @@ def _shared_plan(results: Path, folds: list[int]) -> str:
             f"fold {', '.join(differing)} of {results} was trained with another plan than fold "
             f"{first}; train them alike"
         )
-    return texts[first]
+    plan = read_json(results / f"fold_{first}" / "plan.json", Plan)
+    if plan.scope is not None:
+        return plan
+    fingerprint = read_json(known, Fingerprint, "Run bonemet_plan_and_preprocess first.")
+    return plan.model_copy(update={"scope": scope_of(fingerprint)})
 
 
 def _require_once(cases: "list[HeldOutCase]", results: Path) -> None:

@@ -54,10 +54,6 @@ def _export(options: argparse.Namespace) -> int:
             "%d points of %s are to be filled in by you: put the filled-in file into %s and export "
             "again", gaps, CARD_NAME, folder,
         )  # fmt: skip
-    logger.warning(
-        "warning: fingerprint.json in it names the training cases and patients as the dataset "
-        "does, and dataset.json is yours as it is; look at them before you share the zip"
-    )
     return EXIT_DONE
 
 

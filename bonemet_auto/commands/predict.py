@@ -4,6 +4,7 @@ import argparse
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,18 +26,20 @@ from bonemet_auto.commands.prediction_input import (
     require_series,
     with_inference,
 )
+from bonemet_auto.commands.prediction_output import note_failures, part_name, ready_output
 from bonemet_auto.commands.run_report import write_run_report
-from bonemet_auto.errors import UsageError
+from bonemet_auto.errors import StoppedError, UsageError
 from bonemet_auto.files import data_root, find_dataset, results_folder
 
 if TYPE_CHECKING:
     import torch
 
+    from bonemet_auto.inference.cost import Cost
     from bonemet_auto.inference.drawn import DrawnCase
     from bonemet_auto.inference.load import Ensemble
     from bonemet_auto.inference.predict import Prediction
     from bonemet_auto.scans import Scan
-    from bonemet_auto.schema import FailedCase, OperatingPoint
+    from bonemet_auto.schema import CasePrediction, FailedCase, OperatingPoint
 
 logger = logging.getLogger(__name__)
 
@@ -176,8 +179,9 @@ def _predict(options: argparse.Namespace) -> int:
 
     tune_processor()
     from bonemet_auto.scans import unpacked
+    from bonemet_auto.training.stop import interruptible
 
-    with unpacked(options.input) as source:
+    with interruptible(), unpacked(options.input) as source:
         return _predict_source(source, options)
 
 
@@ -186,7 +190,6 @@ def _predict_source(source: Path, options: argparse.Namespace) -> int:
     from bonemet_auto.inference.open import open_model
     from bonemet_auto.processor import pick_device
     from bonemet_auto.scans import find_scans
-    from bonemet_auto.schema import write_failures
 
     started, clock_s = datetime.now(timezone.utc), time.perf_counter()
     of_all_parts = find_scans(source, private_file(options.output))
@@ -199,18 +202,22 @@ def _predict_source(source: Path, options: argparse.Namespace) -> int:
     logger.info(
         "predicting %d cases with %d fold(s) on %s", len(scans), len(ensemble.models), device
     )
-    failed = _run(options, scans, masks, ensemble, device)
+    ready_output(options, scans)
+    try:
+        costs, failed = _run(options, scans, masks, ensemble, device)
+    except KeyboardInterrupt as interrupted:
+        raise StoppedError(_stopped(options, scans, str(interrupted) or "Ctrl-C")) from None
     write_cohort_tables(options.output)
-    part = "" if options.num_parts == 1 else f"_part{options.part_id}of{options.num_parts}"
-    write_failures(options.output / f"failed_cases{part}.json", failed)
+    note_failures(options, failed, scans, of_all_parts)
     write_run_report(
-        options.output / f"run_report{part}.json",
+        options.output / f"run_report{part_name(options)}.json",
         options,
         ensemble,
         str(device),
         started,
         time.perf_counter() - clock_s,
         (len(scans) - len(failed), len(failed)),
+        costs,
         has_studies=any(not isinstance(scan, Path) for scan in of_all_parts.values()),
     )
     if options.viewer:
@@ -223,6 +230,15 @@ def _predict_source(source: Path, options: argparse.Namespace) -> int:
         logger.info("wrote %s", write_prediction_report(options.output, of_all_parts))
     logger.info("%d of %d cases are in %s", len(scans) - len(failed), len(scans), options.output)
     return EXIT_SOME_FAILED if failed else EXIT_DONE
+
+
+def _stopped(options: argparse.Namespace, scans: "Mapping[str, Scan]", by: str) -> str:
+    done = sum((options.output / f"{case}.json").is_file() for case in scans)
+    instead = " instead of --overwrite" if options.overwrite else ""
+    return (
+        f"stopped by {by}; {done} of {len(scans)} cases are in {options.output}. The same command "
+        f"with --continue{instead} does the rest, and writes the tables"
+    )
 
 
 def _model_folder(options: argparse.Namespace) -> Path:
@@ -238,10 +254,11 @@ def _run(
     masks: Mapping[str, Path],
     ensemble: "Ensemble",
     device: "torch.device",
-) -> "list[FailedCase]":
-    """Predict and write case by case; return the cases that failed."""
+) -> "tuple[dict[str, Cost], list[FailedCase]]":
+    """Predict and write case by case; return what each took, and the cases that failed."""
     from tqdm import tqdm
 
+    from bonemet_auto.inference.ahead import write_behind
     from bonemet_auto.inference.drawn import describe_cases
     from bonemet_auto.inference.fuse import outline_of
     from bonemet_auto.inference.predict import predict_cases
@@ -256,14 +273,25 @@ def _run(
         outcomes = describe_cases(scans, masks, models, plan, device)
     else:
         outcomes = predict_cases(scans, models, plan, device, outline_of(point))
+
+    def write(outcome: "Prediction | DrawnCase | FailedCase") -> "Cost | FailedCase":
+        if isinstance(outcome, FailedCase):
+            return outcome
+        with outcome.cost.stage("write"):
+            failed = _write(outcome, options, scans[outcome.case], point)
+        return failed or outcome.cost
+
+    costs: dict[str, Cost] = {}
     failed = []
-    for outcome in tqdm(outcomes, "Predicting", len(scans), unit="case", disable=None):
-        if not isinstance(outcome, FailedCase):
-            outcome = _write(outcome, options, scans[outcome.case], point)
-        if outcome is not None:
-            logger.error("case %s failed: %s", outcome.case, outcome.reason)
-            failed.append(outcome)
-    return failed
+    shown = tqdm(outcomes, "Predicting", len(scans), unit="case", disable=None)
+    with closing(write_behind(shown, write)) as done:
+        for case, written in zip(scans, done, strict=True):
+            if isinstance(written, FailedCase):
+                logger.error("case %s failed: %s", case, written.reason)
+                failed.append(written)
+            else:
+                costs[case] = written
+    return costs, failed
 
 
 def _write(
@@ -282,12 +310,22 @@ def _write(
     warnings = found.warnings if isinstance(found, DrawnCase) else found.result.warnings
     for warning in warnings:
         logger.warning("warning: %s: %s", case, warning)
-    if isinstance(found, DrawnCase):
-        record = write_drawn_case(out, case, geometry, found.lesions, warnings, point)
-    else:
-        record = write_case(out, case, geometry, found.result, point)
+    failed: list[FailedCase] = []
+
+    def other_formats(record: "CasePrediction") -> None:
+        try:
+            write_formats(out, scan, record, options.formats)
+        except Exception as error:
+            failed.append(failure(case, error))
+
     try:
-        write_formats(out, scan, record, options.formats)
-    except Exception as error:
-        return failure(case, error)
-    return None
+        if isinstance(found, DrawnCase):
+            write_drawn_case(out, case, geometry, found.lesions, warnings, point, other_formats)
+        else:
+            write_case(out, case, geometry, found.result, point, other_formats)
+    except (OSError, RuntimeError) as error:  # the latter from SimpleITK
+        raise StoppedError(
+            f"stopped: case {case} could not be written to {out} ({error}). Make room there, then "
+            "the same command with --continue does the rest"
+        ) from error
+    return failed[0] if failed else None

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bonemet_auto.commands.prediction_output import failed_before
 from bonemet_auto.errors import UsageError
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def claim_output(options: argparse.Namespace, scans: "Mapping[str, Scan]") -> "d
         raise UsageError(f"case '{reserved[0]}' has the name of a file that we write; rename it.")
     done = [case for case in scans if (out / f"{case}.json").is_file()]
     if options.go_on:
+        failed = failed_before(out)
+        done = [case for case in done if case not in failed]
         return {case: scan for case, scan in scans.items() if case not in done}
     # Other parts write into the same folder at the same time: only own cases count then.
     taken = bool(done) if options.num_parts > 1 else out.is_dir() and any(out.iterdir())

@@ -1,6 +1,7 @@
 """`run_report.json`: what ran, on what, how long."""
 
 import argparse
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 from bonemet_auto import __version__
 
 if TYPE_CHECKING:
+    from bonemet_auto.inference.cost import Cost
     from bonemet_auto.inference.load import Ensemble
 
 _REPORTED_PACKAGES = ("torch", "numpy", "scipy", "SimpleITK")
@@ -21,12 +23,13 @@ def write_run_report(
     started: datetime,
     elapsed_s: float,
     counts: tuple[int, int],
+    costs: "Mapping[str, Cost]",
     has_studies: bool,
 ) -> None:
     """Write what ran; where DICOM went in, its path is left out: it may name a patient."""
     from importlib.metadata import version
 
-    from bonemet_auto.schema import RunReport, write_json
+    from bonemet_auto.schema import CaseCost, RunReport, write_json
 
     given = {name: value for name, value in vars(options).items() if name != "given"}
     flags = {name: str(value) for name, value in given.items() if value is not None}
@@ -47,5 +50,14 @@ def write_run_report(
         elapsed_s=round(elapsed_s, 3),
         cases_done=counts[0],
         cases_failed=counts[1],
+        costs={
+            case: CaseCost(
+                seconds={stage: round(taken_s, 3) for stage, taken_s in cost.seconds.items()},
+                windows=cost.windows,
+                windows_left_out=cost.windows_left_out,
+                notes=tuple(cost.notes),
+            )
+            for case, cost in costs.items()
+        },
     )
     write_json(path, report)

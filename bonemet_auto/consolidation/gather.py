@@ -156,7 +156,7 @@ def gather_fold(
     by_name = {case.case: case for case in dataset.training}
     gathered: dict[Outline, list[HeldOutCase]] = {outline: [] for outline in outlines}
     predictions = folder / "validation"
-    for case in sorted(path.stem for path in (predictions / CANDIDATES).glob("*.json")):
+    for case in sorted(path.stem for path in (predictions / CANDIDATES).glob("[!.]*.json")):
         raw = _raw_case(by_name, case, dataset)
         evidence = read_evidence(predictions / EVIDENCE / f"{case}.npz")
         volume, reference = read_hu(raw.image), read_reference(raw)

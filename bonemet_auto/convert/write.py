@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +25,15 @@ from bonemet_auto.schema import (
     write_json,
 )
 
-UNKNOWN_CLASSES = {"other": 0, POSITIVE_CLASS_NAME: 1}
+OTHER_CLASS_NAME = "other"
+
+UNKNOWN_CLASSES = {OTHER_CLASS_NAME: 0, POSITIVE_CLASS_NAME: 1}
 """Of a dataset that does not tell where its lesions come from: every source is null."""
 
 MOST_INSTANCES = np.iinfo(np.uint16).max
-_TOUCHING = np.ones((3, 3, 3), dtype=bool)
+
+TOUCHING = np.ones((3, 3, 3), dtype=bool)
+"""Neighbours that make one component: all 26."""
 
 UInt16Array = npt.NDArray[np.uint16]
 
@@ -65,21 +70,36 @@ def convert_dataset(source: ForeignDataset, out: Path, classes: Classes) -> Conv
     Raises:
         UsageError: `out` is in use.
     """
+    with dataset_folder(out) as partial:
+        outcomes = [
+            _attempt(case, source, classes, partial)
+            for case in tqdm(source.cases, "Converting", unit="case", disable=None)
+        ]
+        failed = [outcome for outcome in outcomes if isinstance(outcome, FailedCase)]
+        bad = {case.case for case in failed}
+        n_training = sum(not case.is_test and case.case not in bad for case in source.cases)
+        write_description(partial, source.name, classes.labels, n_training)
+    lesions = sum(outcome for outcome in outcomes if isinstance(outcome, int))
+    return Converted(len(outcomes) - len(failed), lesions, failed)
+
+
+@contextmanager
+def dataset_folder(out: Path) -> Iterator[Path]:
+    """Give a folder to write into, which becomes `out` when all is written.
+
+    What an earlier conversion left that was cut short is removed.
+
+    Raises:
+        UsageError: `out` is in use.
+    """
     if out.is_dir() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty. Give another folder, or --overwrite.")
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    outcomes = [
-        _attempt(case, source, classes, partial)
-        for case in tqdm(source.cases, "Converting", unit="case", disable=None)
-    ]
-    failed = [outcome for outcome in outcomes if isinstance(outcome, FailedCase)]
-    _write_description(source, classes, failed, partial)
+    yield partial
     if out.is_dir():
         out.rmdir()
     partial.rename(out)
-    lesions = sum(outcome for outcome in outcomes if isinstance(outcome, int))
-    return Converted(len(outcomes) - len(failed), lesions, failed)
 
 
 def choose_classes(
@@ -176,7 +196,7 @@ def components(
     instances = np.zeros(drawn.shape, dtype=np.uint16)
     classes: dict[int, int | None] = {}
     for value, number in class_of_value.items():
-        found, count = ndimage.label(drawn == value, _TOUCHING)
+        found, count = ndimage.label(drawn == value, TOUCHING)
         if len(classes) + count > MOST_INSTANCES:
             raise DataError(f"more than {MOST_INSTANCES} separate lesions: is this a mask?")
         inside = found > 0
@@ -207,15 +227,9 @@ def _link(link: Path, file: Path) -> None:
     link.symlink_to(file.resolve())
 
 
-def _write_description(
-    source: ForeignDataset, classes: Classes, failed: Sequence[FailedCase], out: Path
-) -> None:
-    bad = {case.case for case in failed}
-    training = [c for c in source.cases if not c.is_test and c.case not in bad]
+def write_description(folder: Path, name: str, labels: Mapping[str, int], n_training: int) -> None:
+    """Write `dataset.json`."""
     info = DatasetInfo(
-        name=source.name,
-        channel_names={"0": "CT"},
-        labels=classes.labels,
-        num_training=len(training),
+        name=name, channel_names={"0": "CT"}, labels=dict(labels), num_training=n_training
     )
-    write_json(out / "dataset.json", info)
+    write_json(folder / "dataset.json", info)

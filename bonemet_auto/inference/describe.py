@@ -8,14 +8,9 @@ import numpy.typing as npt
 import torch
 
 from bonemet_auto.geometry import Index
-from bonemet_auto.inference.find import (
-    FloatArray,
-    Int16Array,
-    ToInput,
-    batches,
-    crop_windows,
-)
-from bonemet_auto.model.mask_rcnn import MaskRCNN
+from bonemet_auto.inference.batches import BatchSize, in_batches
+from bonemet_auto.inference.find import FloatArray, Int16Array, ToInput, crop_windows
+from bonemet_auto.model.mask_rcnn import MaskRCNN, Outlines
 from bonemet_auto.model.precision import mixed_precision
 
 SHARING_MARGIN = 0.25
@@ -49,7 +44,7 @@ def describe_lesions(
     patch: Index,
     models: Sequence[MaskRCNN],
     to_input: ToInput,
-    batch_size: int,
+    batch: BatchSize,
     device: torch.device,
 ) -> list[Description]:
     """Outline lesions whose boxes are known: per network one forward for each lesion or group.
@@ -60,13 +55,14 @@ def describe_lesions(
         patch: voxels of a window.
         models: one network per fold, on `device`, in evaluation mode.
         to_input: normalises HU.
-        batch_size: windows per forward.
+        batch: windows per forward.
         device: where the networks are.
     """
     described: dict[int, Description] = {}
     shape = (hu.shape[0], hu.shape[1], hu.shape[2])
     members = dict(share_windows(boxes, patch, shape))
-    for starts in batches(list(members), batch_size):
+
+    def look(starts: Sequence[Index]) -> list[list[Outlines]]:
         images = crop_windows(hu, starts, patch, to_input).to(device)
         local = [
             torch.from_numpy(np.clip(boxes[members[start]] - (start + start), 0, patch + patch))
@@ -75,7 +71,9 @@ def describe_lesions(
             for start in starts
         ]
         with mixed_precision(device):
-            per_model = [model.outline(images, local) for model in models]
+            return [model.outline(images, local) for model in models]
+
+    for _, starts, per_model in in_batches(list(members), batch, device, look):
         for place, start in enumerate(starts):
             views = [outlines[place] for outlines in per_model]
             masks = torch.stack([view.masks.float() for view in views]).mean(dim=0).cpu().numpy()

@@ -14,16 +14,19 @@ from bonemet_auto.errors import DataError
 from bonemet_auto.fingerprint import bone_mask
 from bonemet_auto.geometry import Geometry, Index
 from bonemet_auto.images import Volume, read_instances
+from bonemet_auto.inference.batches import BatchSize, first_batch_size
+from bonemet_auto.inference.cost import Cost
 from bonemet_auto.inference.describe import describe_lesions
+from bonemet_auto.inference.doubts import doubts
 from bonemet_auto.inference.place import Lesion, measure
-from bonemet_auto.inference.predict import CPU_BATCH, doubts, failure
+from bonemet_auto.inference.predict import failure
 from bonemet_auto.inference.tiles import pad_to_patch
 from bonemet_auto.model.mask_rcnn import MaskRCNN
 from bonemet_auto.plan_schema import Plan
 from bonemet_auto.preprocess import normalise, to_plan_grid
 from bonemet_auto.scans import Scan, read_scan
 from bonemet_auto.schema import FailedCase
-from bonemet_auto.upright import turn_of, upright
+from bonemet_auto.upright import turn_of, upright, upright_view
 
 DRAWN_SCORE = 1.0
 """A person says that there is a lesion; the network is not asked."""
@@ -37,6 +40,7 @@ class DrawnCase:
     geometry: Geometry
     lesions: dict[int, Lesion]
     warnings: tuple[str, ...]
+    cost: Cost
 
 
 def describe_cases(
@@ -68,17 +72,21 @@ def _describe_case(
     device: torch.device,
 ) -> DrawnCase | FailedCase:
     try:
-        volume, drawn = read_scan(scan), read_instances(mask)
+        cost = Cost()
+        with cost.stage("read"):
+            volume, drawn = read_scan(scan), read_instances(mask)
         difference = volume.geometry.mismatch(drawn.geometry)
         if difference is not None:
             raise DataError(
                 f"the lesions lie on another grid than the scan: {difference}. Draw them on this "
                 "scan, or resample them to it with nearest neighbours."
             )
-        lesions = describe_drawn(volume, drawn.array, models, plan, device)
-        has_bone = bool(bone_mask(volume.array, volume.geometry.spacing_mm).any())
-        warnings = tuple(doubts(volume, plan, has_bone))
-        return DrawnCase(case, volume.geometry, lesions, warnings)
+        with cost.stage("describe"):
+            lesions = describe_drawn(volume, drawn.array, models, plan, device)
+        standing = upright_view(volume)
+        bone_hu = standing.array[bone_mask(standing.array, standing.geometry.spacing_mm)]
+        warnings = tuple(doubts(standing, bone_hu, plan))
+        return DrawnCase(case, volume.geometry, lesions, warnings, cost)
     except Exception as error:
         return failure(case, error)
 
@@ -116,7 +124,7 @@ def describe_drawn(
         plan.patch_size,
         models,
         partial(normalise, window_hu=plan.window_hu, mean_hu=plan.mean_hu, sd_hu=plan.sd_hu),
-        CPU_BATCH if device.type == "cpu" else plan.batch_size,
+        BatchSize(first_batch_size(plan, device)),
         device,
     )
     own_places = ndimage.find_objects(drawn)

@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -26,11 +26,20 @@ from bonemet_auto.schema import (
 )
 
 CANDIDATES = "candidates"
+_ANEW = "Predict the case again."
 _RUN_FILE = re.compile(r"(run_report|failed_cases)(_part\d+of\d+)?\.json")
 
 
+Also = Callable[[CasePrediction], None]
+
+
 def write_case(
-    out: Path, case: str, geometry: Geometry, result: CaseResult, point: OperatingPoint
+    out: Path,
+    case: str,
+    geometry: Geometry,
+    result: CaseResult,
+    point: OperatingPoint,
+    also: Also = lambda record: None,
 ) -> CasePrediction:
     """Write one case; `CASE.json` comes last, so that a case with it is complete.
 
@@ -40,6 +49,7 @@ def write_case(
         geometry: the scan's grid.
         result: what was found.
         point: thresholds that split lesions from candidates, and patients.
+        also: writes what else belongs to a complete case, once `CASE.nii.gz` is there.
 
     Returns:
         What `CASE.json` holds.
@@ -49,6 +59,7 @@ def write_case(
     write_volume(out / CANDIDATES / f"{case}.nii.gz", candidates.drawn(geometry))
     write_json(out / CANDIDATES / f"{case}.json", candidates.record)
     write_volume(out / f"{case}.nii.gz", reported.drawn(geometry))
+    also(reported.record)
     write_json(out / f"{case}.json", reported.record)
     return reported.record
 
@@ -60,6 +71,7 @@ def write_drawn_case(
     lesions: Mapping[int, Lesion],
     warnings: Sequence[str],
     point: OperatingPoint,
+    also: Also,
 ) -> CasePrediction:
     """Write a case whose lesions a person drew, under their own ids; there are no candidates.
 
@@ -70,6 +82,7 @@ def write_drawn_case(
         lesions: by id; all of them count.
         warnings: reasons to distrust the estimates.
         point: how patients are estimated.
+        also: as for `write_case`.
     """
     record = CasePrediction(
         case=case,
@@ -80,6 +93,7 @@ def write_drawn_case(
     )
     (out / f"{case}.json").unlink(missing_ok=True)
     write_volume(out / f"{case}.nii.gz", Share(tuple(lesions.values()), record).drawn(geometry))
+    also(record)
     write_json(out / f"{case}.json", record)
     return record
 
@@ -149,12 +163,22 @@ def pooled_lesions(lesions: Sequence[Lesion]) -> PatientLesions:
 
 
 def write_cohort_tables(out: Path) -> None:
-    """Write `lesions.csv` and `patients.csv` from every `CASE.json` with its `CASE.nii.gz`."""
-    cases = [
-        read_json(path, CasePrediction, "Predict the case again.")
-        for path in sorted(out.glob("*.json"))
-        if path.with_suffix(".nii.gz").is_file()
-    ]
+    """Write `lesions.csv` and `patients.csv` from every `CASE.json` with its `CASE.nii.gz`.
+
+    Another part of the cohort may end at the same moment, and its tables be replaced by ours that
+    do not know its last cases: then they are written again.
+    """
+    told: list[Path] | None = None
+    while told != (found := _finished(out)):
+        _write_tables(out, [read_json(path, CasePrediction, _ANEW) for path in found])
+        told = found
+
+
+def _finished(out: Path) -> list[Path]:
+    return sorted(p for p in out.glob("[!.]*.json") if p.with_suffix(".nii.gz").is_file())
+
+
+def _write_tables(out: Path, cases: Sequence[CasePrediction]) -> None:
     _write_table(
         out / "lesions.csv",
         "case id score p_lung_metastasis volume_mm3 mean_hu mask_quality z0 y0 x0 z1 y1 x1 "

@@ -1,6 +1,6 @@
 """First stage: every window of a scan through every network, in every mirror."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations, product
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bonemet_auto.geometry import Index
+from bonemet_auto.inference.batches import BatchSize, in_batches
 from bonemet_auto.inference.merge import Boxes, touches_inner_face
 from bonemet_auto.inference.tiles import Tiling, centre_weight, window_weight
 from bonemet_auto.model.mask_rcnn import MaskRCNN
@@ -38,12 +39,6 @@ def crop_windows(
     return torch.from_numpy(np.stack(crops))[:, None]
 
 
-def batches(items: Sequence[Index], size: int) -> Iterator[Sequence[Index]]:
-    """Cut a list into runs of `size`, the last one maybe shorter."""
-    for begin in range(0, len(items), size):
-        yield items[begin : begin + size]
-
-
 @torch.inference_mode()
 def run_windows(
     hu: Int16Array,
@@ -51,7 +46,7 @@ def run_windows(
     models: Sequence[MaskRCNN],
     to_input: ToInput,
     mirrors: Sequence[tuple[int, ...]],
-    batch_size: int,
+    batch: BatchSize,
     device: torch.device,
 ) -> tuple[FloatArray, Boxes]:
     """Dense probability and raw detections of a scan.
@@ -62,8 +57,8 @@ def run_windows(
         models: one network per fold, on `device`, in evaluation mode.
         to_input: normalises HU.
         mirrors: sets of axes to flip, as `mirrors_of` lists them.
-        batch_size: windows per forward.
-        device: where the networks are; the volume stays on the CPU.
+        batch: windows per forward; which they are changes nothing but the rounding of kernels.
+        device: where the networks are; the volumes stay on the CPU.
 
     Returns:
         (Z, Y, X) mean lesion probability, 0 where no window looked, and all boxes above
@@ -72,22 +67,27 @@ def run_windows(
     total = np.zeros(hu.shape, dtype=np.float32)
     weight = torch.from_numpy(window_weight(tiling.patch)) / (len(mirrors) * len(models))
     raw: list[tuple[int, Index, Tensor, Tensor]] = []
-    runs = list(product(range(len(mirrors)), models))
-    for done, starts in enumerate(batches(tiling.windows, batch_size)):
+    runs = list(product(mirrors, models))
+
+    def look(starts: Sequence[Index]) -> tuple[Tensor, list[list[tuple[Tensor, Tensor]]]]:
         images = crop_windows(hu, starts, tiling.patch, to_input).to(device)
         summed = torch.zeros_like(images[:, 0])
-        for run, (mirror, model) in enumerate(runs):
-            axes = mirrors[mirror]
+        found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in starts]
+        for axes, model in runs:
             with mixed_precision(device):
-                found = model.detect(images.flip([axis + 2 for axis in axes]))
-            summed += found.dense.flip([axis + 1 for axis in axes])
-            for i, (boxes, scores) in enumerate(zip(found.boxes, found.scores, strict=True)):
-                forward = (done * batch_size + i) * len(runs) + run
+                seen = model.detect(images.flip([axis + 2 for axis in axes]))
+            summed += seen.dense.flip([axis + 1 for axis in axes])
+            for window, boxes, scores in zip(found, seen.boxes, seen.scores, strict=True):
                 upright = flip_boxes(boxes.float().cpu(), axes, tiling.patch)
-                raw.append((forward, starts[i], upright, scores.float().cpu()))
-        for start, probability in zip(starts, summed.cpu() * weight, strict=True):
+                window.append((upright, scores.float().cpu()))
+        return summed.cpu() * weight, found
+
+    for first, starts, (dense, found) in in_batches(tiling.windows, batch, device, look):
+        for i, start in enumerate(starts):
             place = tuple(slice(s, s + p) for s, p in zip(start, tiling.patch, strict=True))
-            total[place] += probability.numpy()
+            total[place] += dense[i].numpy()
+            for run, (boxes, scores) in enumerate(found[i]):
+                raw.append(((first + i) * len(runs) + run, start, boxes, scores))
     tiling.divide_by_weight(total)
     return total, _gather(raw, tiling.patch, (hu.shape[0], hu.shape[1], hu.shape[2]))
 

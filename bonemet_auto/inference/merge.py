@@ -1,5 +1,6 @@
 """One box per lesion out of the detections of many overlapping windows, mirrors and networks."""
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -80,7 +81,8 @@ def weighted_clusters(
     """Weighted box clustering over all forwards.
 
     Clusters are those of greedy suppression. With w = IoU with the leader times trust, the box is
-    the mean of its members weighted by w s, and its score is
+    the mean of its members weighted by w s: of those that were not cut by a window face, as far as
+    there are any, because a cut box does not tell where the lesion ends. Its score is
 
         sum(w s) / (sum(w) + max(0, expected - n) * mean(w)),
 
@@ -109,14 +111,15 @@ def weighted_clusters(
     weights = _paired_iou(boxes, boxes[leaders]) * found.weights.double()
     size = per_cluster(torch.ones_like(weights))
     summed, evidence = per_cluster(weights), per_cluster(weights * scores)
-    merged = per_cluster(boxes * (weights * scores)[:, None]) / evidence.clamp(min=1e-12)[:, None]
+    whole = per_cluster((~found.cut).double())
+    placing = weights * scores * ~(found.cut & (whole[cluster] > 0))
+    merged = per_cluster(boxes * placing[:, None]) / per_cluster(placing).clamp(min=1e-12)[:, None]
     n_possible = int(found.forwards.max()) + 1
     pairs = torch.unique(cluster * n_possible + found.forwards)
     n_forwards = torch.bincount(pairs // n_possible, minlength=len(heads))
     looked = torch.from_numpy(expected(((merged[:, :3] + merged[:, 3:]) / 2).numpy()))
     missing = (looked - n_forwards).clamp(min=0)
     score = evidence / (summed + missing * summed / size).clamp(min=1e-12)
-    whole = per_cluster((~found.cut).double())
     return Clusters(merged, score, whole == 0)
 
 
@@ -136,25 +139,28 @@ def unite_cut_boxes(clusters: Clusters, components: IntArray) -> Clusters:
         return clusters
     boxes = clusters.boxes.numpy()
     owner = [_component_of(box, components) for box in boxes]
-    whole = [i for i in range(len(owner)) if i not in set(pieces)]
-    pieces = [
+    whole = torch.nonzero(~clusters.cut).flatten().tolist()
+    wholes_of: dict[int, list[int]] = defaultdict(list)
+    for i in whole:
+        wholes_of[owner[i]].append(i)
+    # Without a component nothing is joined, and nearly all boxes of a large scan have none.
+    loose = [i for i in pieces if not owner[i]]
+    owned = [
         i
         for i in pieces
-        if not any(
-            owner[i] == owner[j] > 0 and _share_inside(boxes[i], boxes[j]) > 0.5 for j in whole
-        )
+        if owner[i]
+        and not any(_share_inside(boxes[i], boxes[j]) > 0.5 for j in wholes_of[owner[i]])
     ]
-    groups = [[i] for i in whole] + _joined(pieces, boxes, owner)
+    groups = [[i] for i in whole + loose] + _joined(owned, boxes, owner)
     groups.sort(key=lambda group: group[0])
-    united = [
-        torch.cat((clusters.boxes[g, :3].amin(dim=0), clusters.boxes[g, 3:].amax(dim=0)))
-        for g in groups
-    ]
-    return Clusters(
-        torch.stack(united),
-        torch.stack([clusters.scores[g].amax() for g in groups]),
-        torch.stack([clusters.cut[g].all() for g in groups]),
-    )
+    first = torch.tensor([group[0] for group in groups])
+    united, scores, cut = clusters.boxes[first], clusters.scores[first], clusters.cut[first]
+    for row, group in enumerate(groups):
+        if len(group) > 1:
+            united[row, :3] = clusters.boxes[group, :3].amin(dim=0)
+            united[row, 3:] = clusters.boxes[group, 3:].amax(dim=0)
+            scores[row] = clusters.scores[group].amax()
+    return Clusters(united, scores, cut)
 
 
 def _paired_iou(a: Tensor, b: Tensor) -> Tensor:
@@ -178,12 +184,12 @@ def _share_inside(box: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) 
 
 
 def _joined(pieces: list[int], boxes: npt.NDArray[np.float64], owner: list[int]) -> list[list[int]]:
-    """Groups of pieces that hang together, directly or through others."""
+    """Groups of pieces, all on components, that hang together, directly or through others."""
     if not pieces:
         return []
     low, high = boxes[pieces, :3] - FACE_TOLERANCE_VOXEL, boxes[pieces, 3:] + FACE_TOLERANCE_VOXEL
     touching = ((low[:, None] <= high[None]) & (low[None] <= high[:, None])).all(axis=2)
     names = np.asarray([owner[i] for i in pieces])
-    same = (names[:, None] == names[None]) & (names > 0)[:, None]
+    same = names[:, None] == names[None]
     count, group = csgraph.connected_components(sparse.csr_matrix(touching & same), directed=False)
     return [[pieces[i] for i in np.flatnonzero(group == g)] for g in range(count)]

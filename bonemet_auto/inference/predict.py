@@ -2,17 +2,24 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from bonemet_auto.errors import BonemetError
 from bonemet_auto.fingerprint import bone_mask
-from bonemet_auto.geometry import Geometry, Triple
-from bonemet_auto.images import Volume
+from bonemet_auto.geometry import Geometry
+from bonemet_auto.images import Volume, read_geometry
+from bonemet_auto.inference.ahead import read_ahead
+from bonemet_auto.inference.batches import BatchSize, first_batch_size, is_shortage
+from bonemet_auto.inference.cost import Cost
 from bonemet_auto.inference.describe import BoxArray, Description, describe_lesions
+from bonemet_auto.inference.doubts import doubts
 from bonemet_auto.inference.evidence import Evidence
 from bonemet_auto.inference.find import FloatArray, mirrors_of, run_windows
 from bonemet_auto.inference.fuse import (
@@ -28,21 +35,25 @@ from bonemet_auto.inference.fuse import (
 )
 from bonemet_auto.inference.merge import Boxes, Clusters, unite_cut_boxes, weighted_clusters
 from bonemet_auto.inference.place import Lesion, place_lesions, turned_back
-from bonemet_auto.inference.tiles import Tiling, dilate_bone, lay_tiles, pad_to_patch
+from bonemet_auto.inference.tiles import (
+    Tiling,
+    dilate_bone,
+    lay_tiles,
+    pad_to_patch,
+    padded_shape,
+)
 from bonemet_auto.model.boxes import clip_boxes
 from bonemet_auto.model.mask_rcnn import MaskRCNN
 from bonemet_auto.plan_schema import Plan
-from bonemet_auto.preprocess import normalise, to_plan_grid
+from bonemet_auto.preprocess import PlanGrid, normalise, preparing_bytes, to_plan_grid
+from bonemet_auto.processor import free_memory_bytes
 from bonemet_auto.scans import Scan, read_scan
 from bonemet_auto.schema import FailedCase
-from bonemet_auto.upright import turn_of, upright, upright_view
+from bonemet_auto.upright import turn_of, upright_view
 
 MAX_LESIONS = 24
 MIN_SCORE = 0.02
 MIN_LEFTOVER_MM3 = 20.0
-CPU_BATCH = 2
-_SPACING_RATIO = 2.5
-_NARROWEST_HU = 150
 
 _log = logging.getLogger(__name__)
 
@@ -57,12 +68,32 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A result, what it was drawn from, and the scan that it belongs to."""
+    """A result, what it was drawn from, the scan that it belongs to, and what it took."""
 
     case: str
     geometry: Geometry
     evidence: Evidence
     result: CaseResult
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A scan ready for the networks.
+
+    Attributes:
+        volume: the scan, int16 HU.
+        stored: on the planned grid.
+        tiling: where windows lie on that grid, once padded to a window.
+        warnings: reasons to distrust what will be found.
+        cost: what this took.
+    """
+
+    volume: Volume
+    stored: PlanGrid
+    tiling: Tiling
+    warnings: tuple[str, ...]
+    cost: Cost
 
 
 def predict_cases(
@@ -81,8 +112,11 @@ def predict_cases(
         device: where to run.
         outline: how masks are drawn.
     """
-    for case, scan in scans.items():
-        yield _predict_case(case, scan, models, plan, device, outline)
+    prepare = partial(_read_and_prepare, plan=plan)
+    coming = read_ahead(scans.values(), prepare, partial(_fits_beside, plan=plan))
+    with closing(coming):
+        for case in scans:
+            yield _predict_case(case, coming, models, plan, device, outline)
 
 
 def predict_volume(
@@ -93,7 +127,8 @@ def predict_volume(
     outline: Outline = USUAL_OUTLINE,
 ) -> CaseResult:
     """Find, outline and source-classify the lesions of one scan; see `find_lesions`."""
-    return draw_lesions(find_lesions(volume, models, plan, device), volume, outline)
+    evidence = find_lesions(prepare_scan(volume, plan), models, plan, device)
+    return draw_lesions(evidence, volume, outline)
 
 
 def draw_lesions(
@@ -105,59 +140,96 @@ def draw_lesions(
     return CaseResult([turned_back(lesion, turn) for lesion in lesions], list(evidence.warnings))
 
 
+def prepare_scan(volume: Volume, plan: Plan, cost: Cost | None = None) -> Prepared:
+    """Bring a scan of any grid to the planned one, and lay windows where bone is.
+
+    Args:
+        volume: int16 HU.
+        plan: of the networks.
+        cost: where to enter what it takes.
+    """
+    cost = cost or Cost()
+    with cost.stage("preprocess"):
+        standing = upright_view(volume)
+        stored = to_plan_grid(standing.array, standing.geometry.spacing_mm, plan.spacing_mm)
+        bone = bone_mask(stored.hu, stored.spacing_mm)
+        warnings = tuple(doubts(standing, stored.hu[bone], plan))
+        skip = plan.inference.skip_windows_without_bone
+        wanted = dilate_bone(bone, stored.spacing_mm) if skip else None
+        shape = padded_shape(stored.hu.shape, plan.patch_size)
+        tiling = lay_tiles(shape, plan.patch_size, plan.inference.overlap, wanted)
+    cost.windows = int(tiling.kept.sum())
+    cost.windows_left_out = tiling.kept.size - cost.windows
+    return Prepared(volume, stored, tiling, warnings, cost)
+
+
 def find_lesions(
-    volume: Volume, models: Sequence[MaskRCNN], plan: Plan, device: torch.device
+    prepared: Prepared, models: Sequence[MaskRCNN], plan: Plan, device: torch.device
 ) -> Evidence:
     """All that the networks know of one scan: what may be a lesion, where, and of what source.
 
     Args:
-        volume: int16 HU of any grid.
+        prepared: the scan.
         models: one network per fold, on `device`; their outputs are averaged.
         plan: the plan that they were trained with.
         device: where to run.
     """
     for model in models:
         model.eval()
-    volume = upright(volume)
-    stored = to_plan_grid(volume.array, volume.geometry.spacing_mm, plan.spacing_mm)
-    bone = bone_mask(stored.hu, stored.spacing_mm)
-    warnings = list(doubts(volume, plan, bool(bone.any())))
-    wanted = (
-        dilate_bone(bone, stored.spacing_mm) if plan.inference.skip_windows_without_bone else None
-    )
+    stored, tiling, cost = prepared.stored, prepared.tiling, prepared.cost
     hu = pad_to_patch(stored.hu, plan.patch_size)
-    shape = (hu.shape[0], hu.shape[1], hu.shape[2])
-    tiling = lay_tiles(shape, plan.patch_size, plan.inference.overlap, wanted)
     to_input = partial(normalise, window_hu=plan.window_hu, mean_hu=plan.mean_hu, sd_hu=plan.sd_hu)
-    batch_size = CPU_BATCH if device.type == "cpu" else plan.batch_size
     mirrors = mirrors_of(plan.inference.mirror_axes)
-
-    dense, raw = run_windows(hu, tiling, models, to_input, mirrors, batch_size, device)
-    dense = dense[tuple(slice(size) for size in stored.hu.shape)]
-    components = label_components(dense)
-    clusters = consolidate(raw, tiling, len(mirrors) * len(models), components)
+    batch = BatchSize(first_batch_size(plan, device), cost.notes)
+    with cost.stage("network"):
+        dense, raw = run_windows(hu, tiling, models, to_input, mirrors, batch, device)
+        dense = dense[tuple(slice(size) for size in stored.hu.shape)]
 
     def describe(boxes: BoxArray) -> list[Description]:
-        return describe_lesions(hu, boxes, plan.patch_size, models, to_input, batch_size, device)
+        with cost.stage("describe"):
+            return describe_lesions(hu, boxes, plan.patch_size, models, to_input, batch, device)
 
-    least_voxels = max(1, round(MIN_LEFTOVER_MM3 / float(np.prod(stored.spacing_mm))))
-    candidates = outline_candidates(dense, components, clusters, describe, least_voxels)
-    return Evidence(tuple(candidates), stored.grid, tuple(warnings))
+    with cost.stage("merge"):
+        components = label_components(dense)
+        clusters = consolidate(raw, tiling, len(mirrors) * len(models), components)
+        least_voxels = max(1, round(MIN_LEFTOVER_MM3 / float(np.prod(stored.spacing_mm))))
+        candidates = outline_candidates(dense, components, clusters, describe, least_voxels)
+    return Evidence(tuple(candidates), stored.grid, prepared.warnings)
+
+
+def _read_and_prepare(scan: Scan, plan: Plan) -> Prepared:
+    cost = Cost()
+    with cost.stage("read"):
+        volume = read_scan(scan)
+    return prepare_scan(volume, plan, cost)
+
+
+def _fits_beside(scan: Scan, plan: Plan) -> bool:
+    """Whether a scan may be read while another one is predicted: it leaves half of the memory."""
+    try:
+        geometry = read_geometry(scan) if isinstance(scan, Path) else scan.geometry
+    except BonemetError:
+        return True  # Reading it will say what is wrong.
+    if geometry is None:
+        return True
+    needed = preparing_bytes(geometry.shape, geometry.spacing_mm, plan.spacing_mm)
+    return 2 * needed < free_memory_bytes()
 
 
 def _predict_case(
     case: str,
-    scan: Scan,
+    coming: Iterator[Future[Prepared]],
     models: Sequence[MaskRCNN],
     plan: Plan,
     device: torch.device,
     outline: Outline,
 ) -> Prediction | FailedCase:
     try:
-        volume = read_scan(scan)
-        evidence = find_lesions(volume, models, plan, device)
-        result = draw_lesions(evidence, volume, outline)
-        return Prediction(case, volume.geometry, evidence, result)
+        prepared = next(coming).result()
+        evidence = find_lesions(prepared, models, plan, device)
+        with prepared.cost.stage("draw"):
+            result = draw_lesions(evidence, prepared.volume, outline)
+        return Prediction(case, prepared.volume.geometry, evidence, result, prepared.cost)
     except Exception as error:
         return failure(case, error)
 
@@ -215,34 +287,12 @@ def outline_candidates(
     ]
 
 
-def doubts(volume: Volume, plan: Plan, has_bone: bool) -> Iterator[str]:
-    """Reasons to distrust a result, in words for the person who reads it."""
-    if not has_bone:
-        yield "no bone in view: the whole scan was searched, and nothing found there is likely real"
-    spacing_mm, low, high = volume.geometry.spacing_mm, volume.array.min(), volume.array.max()
-    ratios = [found / planned for found, planned in zip(spacing_mm, plan.spacing_mm, strict=True)]
-    if max(ratios) > _SPACING_RATIO or min(ratios) < 1 / _SPACING_RATIO:
-        yield (
-            f"spacing {_mm(spacing_mm)} mm (z, y, x) is far from the {_mm(plan.spacing_mm)} mm "
-            "that the model was trained at"
-        )
-    if low >= 0 or int(high) - int(low) < _NARROWEST_HU:
-        yield (
-            f"values from {low} to {high} do not look like Hounsfield units (8-bit, windowed or "
-            "MR?): check the export"
-        )
-
-
-def _mm(spacing_mm: Triple) -> str:
-    return " x ".join(f"{edge:.3g}" for edge in spacing_mm)
-
-
 def failure(case: str, error: Exception) -> FailedCase:
     """What is told of a case that raised an error."""
     if isinstance(error, BonemetError):
         return FailedCase(case=case, reason=str(error), fix="Mend what the reason names.")
     _log.debug("case %s failed", case, exc_info=error)
     fix = "Run again with --continue --verbose for the traceback; report it if the file is sound."
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if is_shortage(error):
         fix = "The memory ran out: use a larger machine or -device cpu, or crop the scan."
     return FailedCase(case=case, reason=f"{type(error).__name__}: {error}", fix=fix)

@@ -5,6 +5,7 @@ separable: the weights of the windows that were kept sum to a small tensor produ
 out slice by slice where it is needed, and no second volume is ever held for it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,21 +95,28 @@ def centre_weight(points: npt.NDArray[np.floating], patch: Index) -> npt.NDArray
     return np.asarray(1 - (1 - _LEAST_CENTRE_WEIGHT) * nearest_face, dtype=np.float64)
 
 
+def padded_shape(shape: Sequence[int], patch: Index) -> Index:
+    """Voxels (z, y, x) of a scan that holds a window on each axis."""
+    z, y, x = (max(length, size) for length, size in zip(shape, patch, strict=True))
+    return (z, y, x)
+
+
 def pad_to_patch(hu: npt.NDArray[np.int16], patch: Index) -> npt.NDArray[np.int16]:
     """Fill axes shorter than the patch with air on the far side; other scans pass unchanged."""
-    missing = [(0, max(0, size - length)) for size, length in zip(patch, hu.shape, strict=True)]
-    if not any(after for _, after in missing):
+    target = padded_shape(hu.shape, patch)
+    if hu.shape == target:
         return hu
+    missing = [(0, size - length) for size, length in zip(target, hu.shape, strict=True)]
     return np.pad(hu, missing, constant_values=PADDING_HU)
 
 
 def dilate_bone(bone: BoolArray, spacing_mm: Triple) -> BoolArray:
     """Grow a bone mask by `BONE_MARGIN_MM` along each axis (a box: it holds the ball)."""
-    grown = bone.astype(np.uint8)
+    grown = bone.view(np.uint8)
     for axis, spacing in enumerate(spacing_mm):
         reach = int(np.ceil(BONE_MARGIN_MM / spacing))
         grown = ndimage.maximum_filter1d(grown, 2 * reach + 1, axis=axis, mode="constant")
-    return grown.astype(np.bool_)
+    return grown.view(np.bool_)
 
 
 def lay_tiles(shape: Index, patch: Index, overlap: float, wanted: BoolArray | None) -> Tiling:

@@ -55,11 +55,8 @@ def measure_footprint(plan: NetworkPlan, patch: Index, windows: int, mixed: bool
         mixed: bfloat16 where `mixed_precision` uses it, otherwise float32.
     """
     with FakeTensorMode():
-        model = assemble_model(plan)
+        model = _planned(plan)
         for parameter in model.parameters():
-            if parameter.dim() == 5:
-                # As `Module.to(memory_format=...)`, which fake parameters refuse.
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
             # Autograd would make them during the backward pass; the optimiser's share is known.
             parameter.grad = torch.zeros_like(parameter)
         own = {p.untyped_storage()._cdata for p in model.parameters()}
@@ -80,6 +77,33 @@ def measure_footprint(plan: NetworkPlan, patch: Index, windows: int, mixed: bool
             loss.backward()
         count = sum(parameter.numel() for parameter in model.parameters())
     return Footprint(sum(saved.values()), storages.peak, count)
+
+
+def forward_bytes(plan: NetworkPlan, patch: Index, mixed: bool) -> int:
+    """Highest sum of all tensors while one window is looked at without gradients.
+
+    Parameters aside, and the RoI heads: few boxes of a window get that far at a time.
+
+    Args:
+        plan: the network.
+        patch: voxels (z, y, x) of the window.
+        mixed: bfloat16 where `mixed_precision` uses it, otherwise float32.
+    """
+    with FakeTensorMode(), torch.no_grad():
+        model = _planned(plan)
+        with _Storages() as storages, torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            model.propose(model.look(torch.empty(1, 1, *patch)))
+    return storages.peak
+
+
+def _planned(plan: NetworkPlan) -> MaskRCNN:
+    """The network of a plan, laid out as `build_model` does."""
+    model = assemble_model(plan)
+    for parameter in model.parameters():
+        if parameter.dim() == 5:
+            # As `Module.to(memory_format=...)`, which fake parameters refuse.
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+    return model
 
 
 def _losses(model: MaskRCNN, patch: Index, windows: int) -> Tensor:

@@ -1,6 +1,5 @@
 """`MODEL_CARD.md`: what the software knows of a model, and what its authors have to add."""
 
-from collections import Counter
 from pathlib import Path
 
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -8,12 +7,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from bonemet_auto import __version__
 from bonemet_auto.errors import DataError, ModelError
 from bonemet_auto.model.mask_rcnn import assemble_model
-from bonemet_auto.plan_schema import NetworkPlan, Plan
+from bonemet_auto.plan_schema import NetworkPlan, Plan, Scope
 from bonemet_auto.report.templates import load_template
 from bonemet_auto.schema import (
     ConsolidatedModel,
     DatasetInfo,
-    Fingerprint,
     OperatingPoint,
     read_json,
 )
@@ -26,16 +24,20 @@ def write_card(folder: Path, model: ConsolidatedModel, plan: Plan, point: Operat
     """Text of the model card of a consolidated model.
 
     Args:
-        folder: the model's folder, for fingerprint, classes and cross-validation.
+        folder: the model's folder, for classes and cross-validation.
         model: its `model.json`.
         plan: its plan.
         point: its thresholds.
 
     Raises:
-        ModelError: the fingerprint or the dataset's description is missing or broken.
+        ModelError: the scope or the dataset's description is missing or broken.
     """
+    if plan.scope is None:
+        raise ModelError(
+            f"{folder / 'plan.json'} does not say what the model was trained on (scope). "
+            "Consolidate anew (bonemet_consolidate)."
+        )
     try:
-        fingerprint = read_json(folder / "fingerprint.json", Fingerprint)
         labels = read_json(folder / "dataset.json", DatasetInfo).labels
     except DataError as error:
         raise ModelError(f"{error} Consolidate anew (bonemet_consolidate).") from None
@@ -47,10 +49,9 @@ def write_card(folder: Path, model: ConsolidatedModel, plan: Plan, point: Operat
         plan=plan,
         point=point,
         parameters=_parameters(plan.network),
-        cases=len(fingerprint.cases),
-        patients=len({case.patient_id for case in fingerprint.cases}),
-        lesions=_lesions_by_class(fingerprint, labels),
-        spacings=_spacing_ranges(fingerprint),
+        scope=plan.scope,
+        lesions=_lesions_by_class(plan.scope, labels),
+        spacings=[f"{low:.3g} to {high:.3g}" for low, high in plan.scope.spacing_mm],
         table=table.read_text(encoding="utf-8").rstrip() if table.is_file() else None,
     )
 
@@ -65,17 +66,9 @@ def _parameters(network: NetworkPlan) -> int:
         return sum(weight.numel() for weight in assemble_model(network).parameters())
 
 
-def _lesions_by_class(fingerprint: Fingerprint, labels: dict[str, int]) -> dict[str, int]:
+def _lesions_by_class(scope: Scope, labels: dict[str, int]) -> dict[str, int]:
     """Number of annotated lesions of each class that has any, and of unknown source."""
-    names: dict[int | None, str] = {number: name for name, number in labels.items()}
-    counts = Counter(lesion.source for case in fingerprint.cases for lesion in case.lesions)
-    return {
-        names.get(source, "unknown source"): n
-        for source, n in sorted(counts.items(), key=lambda item: (item[0] is None, item[0] or 0))
-    }
-
-
-def _spacing_ranges(fingerprint: Fingerprint) -> list[str]:
-    """Smallest and largest voxel edge of the scans along z, y, x, in mm."""
-    per_axis = zip(*(case.spacing_mm for case in fingerprint.cases), strict=True)
-    return [f"{min(edges):.3g} to {max(edges):.3g}" for edges in per_axis]
+    names = {number: name for name, number in labels.items()}
+    known = {names[source]: n for source, n in scope.lesions.items()}
+    unknown = scope.lesions_of_unknown_source
+    return known | ({"unknown source": unknown} if unknown else {})

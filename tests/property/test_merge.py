@@ -22,7 +22,7 @@ def _iou(a, b):
     return inter / (np.prod(a[3:] - a[:3]) + np.prod(b[3:] - b[:3]) - inter)
 
 
-def _slow_clusters(boxes, scores, weights, forwards, expected, threshold):
+def _slow_clusters(boxes, scores, weights, forwards, cut, expected, threshold):
     left = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
     result = []
     while left:
@@ -31,7 +31,10 @@ def _slow_clusters(boxes, scores, weights, forwards, expected, threshold):
         left = [i for i in left if i not in members]
         w = np.array([_iou(leader, boxes[i]) * weights[i] for i in members])
         s = scores[members]
-        box = (boxes[members] * (w * s)[:, None]).sum(0) / (w * s).sum()
+        placing = w * s
+        if not all(cut[i] for i in members):
+            placing = placing * [not cut[i] for i in members]
+        box = (boxes[members] * placing[:, None]).sum(0) / placing.sum()
         looked = expected(((box[:3] + box[3:]) / 2)[None])[0]
         missing = max(0, looked - len({forwards[i] for i in members}))
         result.append((*box, (w * s).sum() / (w.sum() + missing * w.mean())))
@@ -56,7 +59,7 @@ def test_clusters_equal_a_plain_loop(n, n_objects, seed):
     found = Boxes(*map(torch.from_numpy, (boxes, scores, weights, forwards, cut)))
     fast = weighted_clusters(found, expected)
     slow = _slow_clusters(
-        boxes.astype(float), scores.astype(float), weights, forwards, expected, 0.3
+        boxes.astype(float), scores.astype(float), weights, forwards, cut, expected, 0.3
     )
     got = np.column_stack([fast.boxes.numpy(), fast.scores.numpy()])
     np.testing.assert_allclose(got, slow, rtol=1e-5, atol=1e-5)
@@ -64,17 +67,20 @@ def test_clusters_equal_a_plain_loop(n, n_objects, seed):
 
 @st.composite
 def _awkward_detections(draw, empty):
-    """Boxes, and for each of them a score of a few, trust, and the forward that found it."""
+    """Boxes, and for each a score of a few, trust, the forward that found it, and if it is cut."""
     boxes = draw(awkward_boxes(max_size=12, empty=empty))
-    about = st.tuples(st.integers(1, 4), st.sampled_from([0.5, 0.75, 1.0]), st.integers(0, 3))
+    about = st.tuples(
+        st.integers(1, 4), st.sampled_from([0.5, 0.75, 1.0]), st.integers(0, 3), st.booleans()
+    )
     rows = draw(st.lists(about, min_size=len(boxes), max_size=len(boxes)))
-    scores, weights, forwards = np.array(rows).reshape(-1, 3).T
-    return np.array(boxes, float).reshape(-1, 6), scores / 4, weights, forwards.astype(int)
+    scores, weights, forwards, cut = np.array(rows, float).reshape(-1, 4).T
+    boxes = np.array(boxes, float).reshape(-1, 6)
+    return boxes, scores / 4, weights, forwards.astype(int), cut.astype(bool)
 
 
-def _clustered(boxes, scores, weights, forwards, expected, threshold):
-    columns = boxes.astype(np.float32), scores.astype(np.float32), weights, forwards
-    found = Boxes(*map(torch.from_numpy, columns), torch.zeros(len(scores)).bool())
+def _clustered(boxes, scores, weights, forwards, cut, expected, threshold):
+    columns = boxes.astype(np.float32), scores.astype(np.float32), weights, forwards, cut
+    found = Boxes(*map(torch.from_numpy, columns))
     merged = weighted_clusters(found, expected, threshold)
     return np.column_stack([merged.boxes.numpy(), merged.scores.numpy()])
 

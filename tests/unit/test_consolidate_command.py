@@ -12,6 +12,7 @@ from bonemet_auto.errors import ModelError
 from bonemet_auto.files import sha256_file
 from bonemet_auto.inference.load import load_fold
 from bonemet_auto.inference.package import read_package
+from bonemet_auto.plan_schema import Plan
 from bonemet_auto.schema import (
     CasePrediction,
     ConsolidatedModel,
@@ -29,7 +30,9 @@ CPU = torch.device("cpu")
 def trained(tmp_path_factory):
     """Two of five folds."""
     root = tmp_path_factory.mktemp("trained")
-    write_cohort(root / "raw" / NAME, n_cases=10)
+    raw = write_cohort(root / "raw" / NAME, n_cases=10)
+    described = json.loads((raw / "dataset.json").read_text())
+    (raw / "dataset.json").write_text(json.dumps(described | {"curator": "case_0 is mine"}))
     at = ["--root", str(root)]
     flags = ["-d", "1", *at, "--planner", "fast", "--patch-size", "16", "16", "24"]
     assert plan_and_preprocess.main(flags) == 0
@@ -58,13 +61,31 @@ def test_a_model_folder_holds_all_and_its_checksums(consolidated):
     folder = results(consolidated) / "model"
     model = read_json(folder / "model.json", ConsolidatedModel)
     weights = {f"fold_{fold}.safetensors" for fold in (1, 2)}
-    files = {"plan.json", "fingerprint.json", "dataset.json", "operating_point.json"}
+    files = {"plan.json", "dataset.json", "operating_point.json"}
     files |= weights | {"cross_validation.txt"}
     assert set(model.sha256) == files
     assert {path.name for path in folder.iterdir()} == files | {"model.json"}
     assert all(sha256_file(folder / name) == known for name, known in model.sha256.items())
     assert model.folds == (1, 2) and model.cases == 4 and len(model.temperatures) == 2
     assert "paper" in (folder / "cross_validation.txt").read_text()
+
+
+def test_a_model_tells_of_its_training_data_without_naming_a_case(consolidated):
+    folder = results(consolidated) / "model"
+    scope = read_json(folder / "plan.json", Plan).scope
+    assert (scope.cases, scope.patients, sum(scope.lesions.values())) == (10, 10, 18)
+    dataset = json.loads((folder / "dataset.json").read_text())
+    assert "curator" not in dataset and dataset["numTraining"] == 10
+    for path in folder.glob("*.*"):
+        assert b"case_0" not in path.read_bytes(), path.name
+
+
+def test_the_scope_of_folds_that_lack_one_is_taken_from_their_data(root):
+    for fold in results(root).glob("fold_*"):
+        plan = read_json(fold / "plan.json", Plan)
+        write_json(fold / "plan.json", plan.model_copy(update={"scope": None}))
+    assert consolidate.main(["1", "--root", str(root)]) == 0
+    assert read_json(results(root) / "model" / "plan.json", Plan).scope.cases == 10
 
 
 def test_every_held_out_case_is_written_by_settings_of_the_other_fold(consolidated):

@@ -222,10 +222,11 @@ def test_a_file_that_may_not_be_read_is_passed_over(tmp_path, monkeypatch):
     assert len(only_series(tmp_path).files) == SHAPE[0] - 1
 
 
-def test_other_files_are_passed_over(tmp_path):
+def test_other_files_are_passed_over(tmp_path, caplog):
     write_series(tmp_path, scan())
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / "short").write_bytes(b"\0" * 130)
     (tmp_path / "broken").write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 40)
     (tmp_path / "empty").touch()
     assert len(only_series(tmp_path).files) == SHAPE[0]
+    assert "damaged DICOM header: 1 files" in caplog.text

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from importlib import import_module
+from typing import get_args
 
 import pytest
 import yaml
@@ -15,6 +16,7 @@ from bonemet_auto.plan_schema import (
     InferencePlan,
     NetworkPlan,
     Plan,
+    Scope,
     Target,
     TrainingPlan,
 )
@@ -28,6 +30,7 @@ TABLES = {
     "Training": TrainingPlan,
     "Augmentation": AugmentationPlan,
     "Inference": InferencePlan,
+    "Scope": Scope,
 }
 
 
@@ -66,8 +69,9 @@ def test_every_field_of_a_plan_is_in_its_reference():
 def test_the_reference_covers_every_part_of_a_plan():
     def parts(model):
         for field in model.model_fields.values():
-            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-                yield from (field.annotation, *parts(field.annotation))
+            for kind in (field.annotation, *get_args(field.annotation)):
+                if isinstance(kind, type) and issubclass(kind, BaseModel):
+                    yield from (kind, *parts(kind))
 
     assert {Plan, *parts(Plan)} == set(TABLES.values())
 

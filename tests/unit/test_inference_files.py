@@ -176,6 +176,11 @@ def test_the_command_writes_every_case_the_tables_and_a_report(scans, trained):
     )
     report = read_json(out / "run_report.json", RunReport)
     assert (report.cases_done, report.cases_failed, report.device) == (2, 0, "cpu")
+    stages = ["read", "preprocess", "network", "describe", "merge", "draw", "write"]
+    for case in ("a", "b c"):
+        cost = report.costs[case]
+        assert list(cost.seconds) == stages and min(cost.seconds.values()) >= 0
+        assert (cost.windows, cost.windows_left_out, cost.notes) == (1, 0, ())
     assert not (out / "failed_cases.json").exists()
 
 

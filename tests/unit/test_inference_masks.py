@@ -6,6 +6,7 @@ import torch
 
 from bonemet_auto.geometry import Geometry
 from bonemet_auto.images import Volume
+from bonemet_auto.inference.batches import BatchSize
 from bonemet_auto.inference.describe import Description, describe_lesions, share_windows
 from bonemet_auto.inference.fuse import (
     CERTAIN,
@@ -151,7 +152,7 @@ def _describe(boxes, patch=(8, 8, 8)):
         patch,
         [BlobNetwork()],
         lambda crop: crop.astype(np.float32) / 1000,
-        2,
+        BatchSize(2),
         torch.device("cpu"),
     )
 

@@ -15,6 +15,8 @@ from bonemet_auto.schema import (
     read_json,
     write_json,
 )
+from bonemet_auto.scope import scope_of
+from tests.nominal import nominal
 from tests.unit.inference_fakes import POINT
 from tests.unit.training_fakes import make_network, stored_case, training_plan
 
@@ -93,6 +95,7 @@ EXAMPLES = [
     *(INSPECTED, schema.InspectionMemory(cases=(INSPECTED,))),
     schema.Splits(seed=1, validation=(("a", "b"), ())),
     *(PLAN, PLAN.network, PLAN.training, PLAN.augmentation, PLAN.inference, PLAN.target),
+    scope_of(nominal(2)),
     *(STORED, STORED.lesions[0], POINT),
     schema.LesionRecord.model_validate(LESION),
     schema.PatientRecord.model_validate(PATIENT),
