@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 CROSS_VALIDATION = "cross_validation"
 TABLE_NAME = "cross_validation.txt"
 DATASET_NAME = "dataset.json"
+FINGERPRINT_NAME = "fingerprint.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,7 +68,7 @@ def _consolidate(options: argparse.Namespace) -> int:
     if out.exists() and not options.overwrite:
         raise UsageError(f"{out} exists; --overwrite replaces it")
     folds = _finished_folds(root, name, results)
-    plan = _shared_plan(results, folds, preprocessed_folder(root, name) / "fingerprint.json")
+    plan = _shared_plan(results, folds, preprocessed_folder(root, name) / FINGERPRINT_NAME)
     dataset = open_raw_dataset(raw_folder(root, name))
     parts = [gather_fold(results / f"fold_{fold}", fold, dataset, OUTLINES) for fold in folds]
     drawn = {outline: [case for part in parts for case in part[outline]] for outline in OUTLINES}
@@ -196,7 +197,8 @@ def _keep_added(old: Path, new: Path) -> None:
 
     if not old.is_dir():
         return
-    written = {path.name for path in new.iterdir()} | {TABLE_NAME}
+    # Models once held the fingerprint, which names the training cases; it is no one's addition.
+    written = {path.name for path in new.iterdir()} | {TABLE_NAME, FINGERPRINT_NAME}
     added = [p for p in old.iterdir() if p.name not in written and p.suffix != WEIGHTS_SUFFIX]
     for path in added:
         (shutil.copytree if path.is_dir() else shutil.copy2)(path, new / path.name)

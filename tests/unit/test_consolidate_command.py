@@ -174,6 +174,7 @@ def test_what_a_person_put_beside_a_model_stays_when_it_is_replaced(root, caplog
     (model / "figures").mkdir()
     (model / "figures" / "roc.png").write_bytes(b"a curve")
     (model / "plan.json").write_text("{}", encoding="utf-8")
+    (model / "fingerprint.json").write_text("names cases, as models once did", encoding="utf-8")
     shutil.rmtree(results(root) / "fold_2")
     assert consolidate.main([*at, "--overwrite"]) == 0
     assert (model / "MODEL_CARD.md").read_text(encoding="utf-8") == "all filled in"
@@ -181,6 +182,7 @@ def test_what_a_person_put_beside_a_model_stays_when_it_is_replaced(root, caplog
     assert f"MODEL_CARD.md, figures kept in {model}" in caplog.text
     assert not (model / "fold_2.safetensors").exists(), "of the model that was replaced"
     assert not (model / "cross_validation.txt").exists()
+    assert not (model / "fingerprint.json").exists(), "it names training cases"
     assert read_package(model, CPU).models
 
 
