@@ -104,6 +104,12 @@ EXAMPLES = [
         | {"warnings": ["odd"]}
     ),
     schema.FailedCase(case="a", reason="r", fix="f"),
+    schema.CaseCost(
+        seconds={"read": 1.25, "network": 20.5},
+        windows=12,
+        windows_left_out=4,
+        notes=("memory ran out with 2 windows at once; goes on with 1",),
+    ),
     schema.RunReport.model_validate(RUN),
 ]
 

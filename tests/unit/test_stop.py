@@ -87,7 +87,7 @@ def test_the_end_of_loader_processes_that_comes_with_sigterm_writes_no_traceback
         with Stop(tmp_path) as stop:
             signal.pthread_sigmask(signal.SIG_BLOCK, both)
             for number in both:
-                os.kill(os.getpid(), number)
+                signal.pthread_kill(threading.get_ident(), number)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, both)
             assert stop.reason() == "SIGTERM"
     finally:
