@@ -36,6 +36,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--ref", type=Path, required=True, help="folder of CASE.nii.gz and CASE.json, as labelsTs"
     )
+    _add_analyses(parser)
+    _add_outputs(parser)
+    parser.add_argument(
+        "-np",
+        "--processes",
+        type=positive,
+        metavar="N",
+        help="scans measured at the same time (default: cores, as memory allows)",
+    )
+    return run_command(parser, _work, arguments)
+
+
+def _add_analyses(parser: argparse.ArgumentParser) -> None:
+    """What is looked at beside the figures of the whole cohort."""
     parser.add_argument(
         "--pred-on-reference",
         type=Path,
@@ -58,6 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--by", nargs="+", default=[], metavar="COLUMN", help="columns of it; otherwise all"
     )
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    """What is written, and what stands in it."""
     parser.add_argument(
         "--out",
         type=Path,
@@ -80,14 +98,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=Path,
         help="folder of the scans, for the report's pictures; otherwise imagesTs beside labelsTs",
     )
-    parser.add_argument(
-        "-np",
-        "--processes",
-        type=positive,
-        metavar="N",
-        help="scans measured at the same time (default: cores, as memory allows)",
-    )
-    return run_command(parser, _work, arguments)
 
 
 def _work(options: argparse.Namespace) -> int:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from bonemet_auto.checkpoint import Progress
     from bonemet_auto.data.loader import PatchDataset
+    from bonemet_auto.model.mask_rcnn import MaskRCNN
     from bonemet_auto.plan_schema import Plan
     from bonemet_auto.schema import OperatingPoint
     from bonemet_auto.training.distributed import World
@@ -165,7 +166,6 @@ def _train_in(
 ) -> int:
     import torch
 
-    from bonemet_auto.commands.fold_validation import borrow_point, validate_fold
     from bonemet_auto.data.loader import PatchDataset, batches
     from bonemet_auto.model.mask_rcnn import build_model
     from bonemet_auto.processor import default_workers
@@ -203,18 +203,25 @@ def _train_in(
     if options.resume:
         go_on(trainer, folder)
     loader = batches(dataset, progress.step, total, plan.batch_size, workers, share)
-    log = None
-    if world.leads:
-        glance = _glance(dataset, validation_cases, folder, device)
-        log = TrainingLog(folder, epochs_done(progress), glance, options.tensorboard)
+    glance = _glance(dataset, validation_cases, folder, device) if world.leads else None
+    done = epochs_done(progress)
+    log = TrainingLog(folder, done, glance, options.tensorboard) if world.leads else None
     left_s = None if options.max_time is None else options.max_time - time.perf_counter() + started
     average = train(trainer, loader, folder, progress, log, left_s)
-    if not world.leads:
-        return EXIT_DONE
+    return _validate(average, plan, raw, validation_cases, folder) if world.leads else EXIT_DONE
+
+
+def _validate(
+    average: "MaskRCNN", plan: "Plan", raw: Path, validation_cases: list[str], folder: Path
+) -> int:
+    """Find the fold's operating point on the cases held out, or borrow one where there are none."""
+    from bonemet_auto.commands.fold_validation import borrow_point, validate_fold
+
     if not validation_cases:
         point = borrow_point(folder)
         logger.info("nothing to validate on; %s; everything is in %s", point.rule, folder)
         return EXIT_DONE
+    device = next(average.parameters()).device
     return _conclude(validate_fold(average, plan, raw, validation_cases, folder, device), folder)
 
 
