@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from bonemet_auto.images import Volume
     from bonemet_auto.inference.load import Ensemble
-    from bonemet_auto.schema import LesionRecord, PatientRecord
+    from bonemet_auto.result_schema import LesionRecord, PatientRecord
 
 
 @dataclass(frozen=True)

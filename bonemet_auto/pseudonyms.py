@@ -13,7 +13,8 @@ from pathlib import Path
 
 from bonemet_auto.dicom import Study
 from bonemet_auto.errors import DataError
-from bonemet_auto.schema import PrivateStudies, PrivateStudy, read_json, write_json
+from bonemet_auto.result_schema import PrivateStudies, PrivateStudy
+from bonemet_auto.schema import read_json, write_json
 
 _PRIVATE_MODE = 0o600
 _LETTERS = 12

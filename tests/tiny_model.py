@@ -7,7 +7,8 @@ import torch
 from bonemet_auto.inference.load import POINT_NAME
 from bonemet_auto.inference.package import MODEL_NAME, PLAN_NAME, checksums, write_weights
 from bonemet_auto.model.mask_rcnn import build_model
-from bonemet_auto.schema import ConsolidatedModel, OperatingPoint, write_json
+from bonemet_auto.result_schema import ConsolidatedModel, OperatingPoint
+from bonemet_auto.schema import write_json
 from bonemet_auto.scope import scope_of
 from tests.cohort import write_dataset_json
 from tests.nominal import nominal

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bonemet_auto.consolidation.settings import Settings
     from bonemet_auto.inference.fuse import Outline
     from bonemet_auto.plan_schema import Plan
-    from bonemet_auto.schema import OperatingPoint
+    from bonemet_auto.result_schema import OperatingPoint
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +163,8 @@ def _write_model(
     from bonemet_auto.checkpoint import load_checkpoint
     from bonemet_auto.inference.load import POINT_NAME
     from bonemet_auto.inference.package import MODEL_NAME, PLAN_NAME, checksums, write_weights
-    from bonemet_auto.schema import ConsolidatedModel, DatasetInfo, read_json, write_json
+    from bonemet_auto.result_schema import ConsolidatedModel
+    from bonemet_auto.schema import DatasetInfo, read_json, write_json
 
     out = results / MODEL_FOLDER
     with atomic_folder(out) as new:

@@ -18,7 +18,8 @@ from bonemet_auto.inference.predict import Prediction, predict_cases
 from bonemet_auto.model.mask_rcnn import MaskRCNN
 from bonemet_auto.plan_schema import Plan
 from bonemet_auto.raw_dataset import RawCase, open_raw_dataset
-from bonemet_auto.schema import FailedCase, OperatingPoint, read_json, write_failures, write_json
+from bonemet_auto.result_schema import OperatingPoint
+from bonemet_auto.schema import FailedCase, read_json, write_failures, write_json
 
 logger = logging.getLogger(__name__)
 

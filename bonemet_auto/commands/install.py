@@ -12,7 +12,7 @@ from bonemet_auto.errors import UsageError
 from bonemet_auto.files import atomic_folder, data_root, models_folder
 
 if TYPE_CHECKING:
-    from bonemet_auto.schema import ConsolidatedModel
+    from bonemet_auto.result_schema import ConsolidatedModel
 
 logger = logging.getLogger(__name__)
 

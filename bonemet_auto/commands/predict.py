@@ -38,8 +38,9 @@ if TYPE_CHECKING:
     from bonemet_auto.inference.drawn import DrawnCase
     from bonemet_auto.inference.load import Ensemble
     from bonemet_auto.inference.predict import Prediction
+    from bonemet_auto.result_schema import CasePrediction, OperatingPoint
     from bonemet_auto.scans import Scan
-    from bonemet_auto.schema import CasePrediction, FailedCase, OperatingPoint
+    from bonemet_auto.schema import FailedCase
 
 logger = logging.getLogger(__name__)
 

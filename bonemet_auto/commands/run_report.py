@@ -29,7 +29,8 @@ def write_run_report(
     """Write what ran; where DICOM went in, its path is left out: it may name a patient."""
     from importlib.metadata import version
 
-    from bonemet_auto.schema import CaseCost, RunReport, write_json
+    from bonemet_auto.result_schema import CaseCost, RunReport
+    from bonemet_auto.schema import write_json
 
     given = {name: value for name, value in vars(options).items() if name != "given"}
     flags = {name: str(value) for name, value in given.items() if value is not None}

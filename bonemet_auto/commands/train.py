@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from bonemet_auto.data.loader import PatchDataset
     from bonemet_auto.model.mask_rcnn import MaskRCNN
     from bonemet_auto.plan_schema import Plan
-    from bonemet_auto.schema import OperatingPoint
+    from bonemet_auto.result_schema import OperatingPoint
     from bonemet_auto.training.distributed import World
     from bonemet_auto.training.glance import Glance
 

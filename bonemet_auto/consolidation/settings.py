@@ -25,7 +25,7 @@ from bonemet_auto.inference.export import counts, pooled_lesions
 from bonemet_auto.inference.fuse import USUAL_OUTLINE, Outline
 from bonemet_auto.model.patient import LabelledPatient, PatientRule, PooledHead
 from bonemet_auto.model.patient_choice import FITS, choose_rule, out_of_fold
-from bonemet_auto.schema import OperatingPoint, PatientRuleRecord
+from bonemet_auto.result_schema import OperatingPoint, PatientRuleRecord
 
 OUTLINES = tuple(
     Outline(weight, threshold)

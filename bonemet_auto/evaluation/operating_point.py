@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bonemet_auto.model.patient import noisy_or, share_of_lung
-from bonemet_auto.schema import OperatingPoint
+from bonemet_auto.result_schema import OperatingPoint
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -26,7 +26,8 @@ from bonemet_auto.evaluation.regions import (
 )
 from bonemet_auto.images import LesionCrop, crop_instances, read_geometry
 from bonemet_auto.raw_dataset import read_case_labels
-from bonemet_auto.schema import CaseLabels, CasePrediction, PatientRecord, read_json
+from bonemet_auto.result_schema import CasePrediction, PatientRecord
+from bonemet_auto.schema import CaseLabels, read_json
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from bonemet_auto import __version__
 from bonemet_auto.dicom import Series
 from bonemet_auto.files import atomic_write
 from bonemet_auto.images import Volume
-from bonemet_auto.schema import CasePrediction, LesionRecord
+from bonemet_auto.result_schema import CasePrediction, LesionRecord
 
 PROGRAM = "bonemet_auto"
 DESCRIPTION = "Bone lesions, estimated; research use only"

@@ -14,7 +14,7 @@ import SimpleITK as sitk  # noqa: N813  its own documentation calls it so
 from bonemet_auto import __version__
 from bonemet_auto.files import atomic_write, write_text
 from bonemet_auto.images import Volume, to_sitk, write_volume
-from bonemet_auto.schema import CasePrediction, LesionRecord
+from bonemet_auto.result_schema import CasePrediction, LesionRecord
 
 _GOLDEN_ANGLE = 0.381966
 _NEOPLASM_IN_BONE = (

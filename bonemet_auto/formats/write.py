@@ -5,8 +5,8 @@ from pathlib import Path
 
 from bonemet_auto.dicom import Series
 from bonemet_auto.images import read_instances
+from bonemet_auto.result_schema import CasePrediction
 from bonemet_auto.scans import Scan
-from bonemet_auto.schema import CasePrediction
 
 
 def dicom_folder(out: Path) -> Path:

@@ -29,15 +29,14 @@ from bonemet_auto.files import atomic_write, sha256_file
 from bonemet_auto.inference.load import POINT_NAME, Ensemble
 from bonemet_auto.inference.package import MODEL_NAME, PLAN_NAME, read_package, weights_name
 from bonemet_auto.plan_schema import Plan
-from bonemet_auto.schema import (
+from bonemet_auto.result_schema import (
     PLAIN_NAME,
     ArchivedFile,
     ArchiveManifest,
     ConsolidatedModel,
-    Model,
     OperatingPoint,
-    parse_json,
 )
+from bonemet_auto.schema import Model, parse_json
 
 MANIFEST_NAME = "manifest.json"
 CARD_NAME = "MODEL_CARD.md"

@@ -16,14 +16,8 @@ from bonemet_auto.images import Volume, write_volume
 from bonemet_auto.inference.place import Lesion
 from bonemet_auto.inference.predict import CaseResult
 from bonemet_auto.model.patient import PatientLesions, rule_of
-from bonemet_auto.schema import (
-    CasePrediction,
-    LesionRecord,
-    OperatingPoint,
-    PatientRecord,
-    read_json,
-    write_json,
-)
+from bonemet_auto.result_schema import CasePrediction, LesionRecord, OperatingPoint, PatientRecord
+from bonemet_auto.schema import read_json, write_json
 
 CANDIDATES = "candidates"
 _ANEW = "Predict the case again."

@@ -9,7 +9,7 @@ from scipy import ndimage
 from bonemet_auto.geometry import Index
 from bonemet_auto.inference.describe import BoxArray, Description
 from bonemet_auto.inference.find import FloatArray
-from bonemet_auto.schema import OperatingPoint
+from bonemet_auto.result_schema import OperatingPoint
 
 FOUND = 0.5
 """Dense probability above which a voxel belongs to a component."""

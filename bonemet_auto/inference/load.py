@@ -10,7 +10,8 @@ from bonemet_auto.checkpoint import CHECKPOINT_NAME, load_checkpoint
 from bonemet_auto.errors import DataError, ModelError
 from bonemet_auto.model.mask_rcnn import MaskRCNN, build_model
 from bonemet_auto.plan_schema import Plan
-from bonemet_auto.schema import OperatingPoint, read_json
+from bonemet_auto.result_schema import OperatingPoint
+from bonemet_auto.schema import read_json
 
 ALL_NAME, POINT_NAME = "fold_all", "operating_point.json"
 _TRAIN_AGAIN = "Train this fold to its end (bonemet_train), or copy the whole folder again."

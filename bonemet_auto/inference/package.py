@@ -13,7 +13,8 @@ from bonemet_auto.files import atomic_write, sha256_file
 from bonemet_auto.inference.load import POINT_NAME, Ensemble
 from bonemet_auto.model.mask_rcnn import MaskRCNN, build_model
 from bonemet_auto.plan_schema import Plan
-from bonemet_auto.schema import ConsolidatedModel, OperatingPoint, read_json
+from bonemet_auto.result_schema import ConsolidatedModel, OperatingPoint
+from bonemet_auto.schema import read_json
 
 MODEL_NAME = "model.json"
 PLAN_NAME = "plan.json"

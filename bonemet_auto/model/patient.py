@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bonemet_auto.errors import DataError
-from bonemet_auto.schema import OperatingPoint
+from bonemet_auto.result_schema import OperatingPoint
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -14,8 +14,9 @@ from bonemet_auto.errors import DataError
 from bonemet_auto.geometry import Index
 from bonemet_auto.images import Volume, list_images, read_instances
 from bonemet_auto.report.pictures import FIELD_MM, InstanceMap, View, centre_of, three_views
+from bonemet_auto.result_schema import CasePrediction, LesionRecord, PatientRecord
 from bonemet_auto.scans import Scan, read_scan
-from bonemet_auto.schema import CasePrediction, LesionRecord, PatientRecord, read_json
+from bonemet_auto.schema import read_json
 
 _OUTCOMES = {"found": "found", "missed": "missed", "false_positive": "false"}
 

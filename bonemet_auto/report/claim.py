@@ -17,7 +17,8 @@ from bonemet_auto.files import write_text
 from bonemet_auto.report.cases import known_record
 from bonemet_auto.report.model_card import TO_FILL_IN
 from bonemet_auto.report.templates import load_template
-from bonemet_auto.schema import RunReport, read_json
+from bonemet_auto.result_schema import RunReport
+from bonemet_auto.schema import read_json
 
 CHECKLIST_NAME = "claim_checklist.md"
 

@@ -36,8 +36,8 @@ from bonemet_auto.report.pictures import FIELD_MM, Line, View, grey_png
 from bonemet_auto.report.plots import Drawing, draw_all
 from bonemet_auto.report.templates import load_template
 from bonemet_auto.report.viewer import page_of
+from bonemet_auto.result_schema import LesionRecord
 from bonemet_auto.scans import Scan
-from bonemet_auto.schema import LesionRecord
 
 logger = logging.getLogger(__name__)
 

@@ -9,12 +9,8 @@ from bonemet_auto.errors import DataError, ModelError
 from bonemet_auto.model.mask_rcnn import assemble_model
 from bonemet_auto.plan_schema import NetworkPlan, Plan, Scope
 from bonemet_auto.report.templates import load_template
-from bonemet_auto.schema import (
-    ConsolidatedModel,
-    DatasetInfo,
-    OperatingPoint,
-    read_json,
-)
+from bonemet_auto.result_schema import ConsolidatedModel, OperatingPoint
+from bonemet_auto.schema import DatasetInfo, read_json
 
 TO_FILL_IN = "to be filled in by the authors"
 _TEMPLATE_NAME = "model_card.md"

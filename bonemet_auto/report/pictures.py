@@ -15,7 +15,7 @@ import numpy.typing as npt
 from skimage.measure import find_contours
 
 from bonemet_auto.geometry import Geometry, Index
-from bonemet_auto.schema import LesionRecord
+from bonemet_auto.result_schema import LesionRecord
 from bonemet_auto.upright import Turn, turn_of
 
 WINDOW_LEVEL_HU, WINDOW_WIDTH_HU = 400, 1500

@@ -32,7 +32,8 @@ import numpy as np
 from bonemet_auto.geometry import Index, Triple
 from bonemet_auto.images import Volume, write_volume
 from bonemet_auto.phantom import cohort
-from bonemet_auto.schema import CaseCost, RunReport, read_json
+from bonemet_auto.result_schema import CaseCost, RunReport
+from bonemet_auto.schema import read_json
 
 SHAPE, SPACING_MM = (400, 512, 512), (1.0, 0.8, 0.8)
 SEED, LESIONS, FOLDS = 7, 12, 5

@@ -15,7 +15,8 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from bonemet_auto.images import read_instances
-from bonemet_auto.schema import CasePrediction, read_json
+from bonemet_auto.result_schema import CasePrediction
+from bonemet_auto.schema import read_json
 
 HIT_DICE = 0.2
 

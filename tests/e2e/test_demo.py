@@ -9,7 +9,8 @@ import time
 import pytest
 
 from bonemet_auto.commands import demo
-from bonemet_auto.schema import RunReport, read_json
+from bonemet_auto.result_schema import RunReport
+from bonemet_auto.schema import read_json
 
 START = "from bonemet_auto.commands.demo import main; raise SystemExit(main())"
 

@@ -18,17 +18,8 @@ import pytest
 from bonemet_auto.commands import evaluate, phantom, plan_and_preprocess, predict, train
 from bonemet_auto.images import find_images, read_geometry, read_instances
 from bonemet_auto.plan_schema import Plan
-from bonemet_auto.schema import (
-    CaseLabels,
-    CasePrediction,
-    DatasetInfo,
-    Fingerprint,
-    OperatingPoint,
-    RunReport,
-    Splits,
-    StoredCase,
-    read_json,
-)
+from bonemet_auto.result_schema import CasePrediction, OperatingPoint, RunReport
+from bonemet_auto.schema import CaseLabels, DatasetInfo, Fingerprint, Splits, StoredCase, read_json
 
 DATASET = "Dataset007_Tiny"
 N_TRAINING, N_TEST, N_FOLDS = 8, 7, 5

@@ -18,7 +18,8 @@ import pytest
 from bonemet_auto.commands import predict
 from bonemet_auto.geometry import Geometry
 from bonemet_auto.images import Volume, read_instances, write_volume
-from bonemet_auto.schema import CasePrediction, read_json
+from bonemet_auto.result_schema import CasePrediction
+from bonemet_auto.schema import read_json
 from tests.cohort import make_scan
 from tests.tiny_model import PLAN, write_model
 

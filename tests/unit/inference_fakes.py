@@ -8,7 +8,7 @@ from bonemet_auto.geometry import Geometry
 from bonemet_auto.images import Volume
 from bonemet_auto.model.mask_rcnn import Detections, Outlines
 from bonemet_auto.plan_schema import Plan
-from bonemet_auto.schema import OperatingPoint
+from bonemet_auto.result_schema import OperatingPoint
 
 TISSUE_HU, LESION_HU, BRIGHT_HU = 40, 700, 1100
 BINS = 8

@@ -13,7 +13,8 @@ from bonemet_auto.api import load_model
 from bonemet_auto.commands import predict
 from bonemet_auto.errors import DataError, ModelError, UsageError
 from bonemet_auto.images import Volume, read_instances, write_volume
-from bonemet_auto.schema import CasePrediction, read_json
+from bonemet_auto.result_schema import CasePrediction
+from bonemet_auto.schema import read_json
 from tests.cohort import GEOMETRY, make_scan
 from tests.tiny_model import write_model
 

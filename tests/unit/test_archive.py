@@ -12,7 +12,8 @@ from bonemet_auto.errors import ModelError
 from bonemet_auto.inference import archive as archives
 from bonemet_auto.inference.archive import Archive, open_archive, read_archive, unpack_model
 from bonemet_auto.inference.package import read_package
-from bonemet_auto.schema import ArchiveManifest, parse_json
+from bonemet_auto.result_schema import ArchiveManifest
+from bonemet_auto.schema import parse_json
 from tests.tiny_model import write_model
 from tests.unit.model_zips import (
     FORGERIES,

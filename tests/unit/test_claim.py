@@ -9,7 +9,8 @@ from bonemet_auto.commands.evaluate import main
 from bonemet_auto.evaluation.evaluate import evaluate_folders
 from bonemet_auto.report.claim import write_checklist
 from bonemet_auto.report.model_card import TO_FILL_IN
-from bonemet_auto.schema import RunReport, write_json
+from bonemet_auto.result_schema import RunReport
+from bonemet_auto.schema import write_json
 from tests.unit.test_evaluation_folders import (
     LESION,
     SECOND,

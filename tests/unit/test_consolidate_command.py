@@ -13,13 +13,8 @@ from bonemet_auto.files import sha256_file
 from bonemet_auto.inference.load import load_fold
 from bonemet_auto.inference.package import read_package
 from bonemet_auto.plan_schema import Plan
-from bonemet_auto.schema import (
-    CasePrediction,
-    ConsolidatedModel,
-    OperatingPoint,
-    read_json,
-    write_json,
-)
+from bonemet_auto.result_schema import CasePrediction, ConsolidatedModel, OperatingPoint
+from bonemet_auto.schema import read_json, write_json
 from tests.cohort import write_cohort
 
 NAME = "Dataset001_Tiny"

@@ -14,7 +14,8 @@ from bonemet_auto.geometry import Geometry
 from bonemet_auto.images import Volume, read_hu, read_instances, write_volume
 from bonemet_auto.integrity import inspect_dataset
 from bonemet_auto.raw_dataset import open_raw_dataset, read_case_labels
-from bonemet_auto.schema import PrivateStudies, read_json
+from bonemet_auto.result_schema import PrivateStudies
+from bonemet_auto.schema import read_json
 from tests.annotation_fakes import ORGAN, edit, write_seg
 from tests.cohort import GEOMETRY, make_scan
 from tests.dicom_fakes import slices_of, write_series, write_slices

@@ -10,7 +10,8 @@ from bonemet_auto.images import Volume, read_instances, write_volume
 from bonemet_auto.inference.drawn import describe_drawn
 from bonemet_auto.inference.open import open_model
 from bonemet_auto.model.patient import NoisyOr
-from bonemet_auto.schema import CasePrediction, read_json
+from bonemet_auto.result_schema import CasePrediction
+from bonemet_auto.schema import read_json
 from tests.cohort import GEOMETRY, make_scan, write_cohort
 from tests.dicom_fakes import write_series
 from tests.tiny_model import write_model

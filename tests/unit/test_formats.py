@@ -15,7 +15,8 @@ from bonemet_auto.commands import predict
 from bonemet_auto.dicom import find_studies
 from bonemet_auto.formats.label_files import bids_label
 from bonemet_auto.images import Volume, read_instances, write_volume
-from bonemet_auto.schema import CasePrediction, read_json
+from bonemet_auto.result_schema import CasePrediction
+from bonemet_auto.schema import read_json
 from tests.cohort import GEOMETRY, make_scan
 from tests.dicom_fakes import write_series
 from tests.tiny_model import write_model

@@ -18,7 +18,8 @@ from bonemet_auto.inference.load import find_folds, load_ensemble, load_fold
 from bonemet_auto.inference.place import Lesion
 from bonemet_auto.inference.predict import CaseResult
 from bonemet_auto.model.mask_rcnn import build_model
-from bonemet_auto.schema import CasePrediction, RunReport, read_json, write_json
+from bonemet_auto.result_schema import CasePrediction, RunReport
+from bonemet_auto.schema import read_json, write_json
 from tests.unit.inference_fakes import POINT, add_ball, make_plan, tissue
 
 CPU = torch.device("cpu")

@@ -11,7 +11,8 @@ import pytest
 
 from bonemet_auto.commands import predict
 from bonemet_auto.images import Volume, read_instances, write_volume
-from bonemet_auto.schema import CasePrediction, PrivateStudies, read_json
+from bonemet_auto.result_schema import CasePrediction, PrivateStudies
+from bonemet_auto.schema import read_json
 from tests.cohort import GEOMETRY, make_scan
 from tests.dicom_fakes import slices_of, write_series, write_slices
 from tests.tiny_model import write_model

@@ -12,7 +12,8 @@ from bonemet_auto.images import Volume, find_images, write_volume
 from bonemet_auto.report import html as page_module
 from bonemet_auto.report.html import write_prediction_report
 from bonemet_auto.report.pictures import grey_png, three_views
-from bonemet_auto.schema import CasePrediction, LesionRecord, PatientRecord, write_json
+from bonemet_auto.result_schema import CasePrediction, LesionRecord, PatientRecord
+from bonemet_auto.schema import write_json
 
 GRID = Geometry((24, 60, 60), (3.0, 2.0, 2.0))
 ODD_NAME = "Prüfung #1 & 2"

@@ -15,7 +15,8 @@ from bonemet_auto.images import Volume, find_images, read_instances, write_volum
 from bonemet_auto.report import html as page_module
 from bonemet_auto.report.html import write_prediction_report, write_report
 from bonemet_auto.report.pictures import bone_window, grey_png, three_views
-from bonemet_auto.schema import CaseLabels, CasePrediction, LesionRecord, PatientRecord, write_json
+from bonemet_auto.result_schema import CasePrediction, LesionRecord, PatientRecord
+from bonemet_auto.schema import CaseLabels, write_json
 
 SPACING_SPL = (2.0, 1.0, 0.5)
 SHAPE_SPL = (6, 8, 10)

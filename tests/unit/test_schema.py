@@ -3,7 +3,7 @@ import json
 import pytest
 from pydantic import BaseModel
 
-from bonemet_auto import plan_schema, schema
+from bonemet_auto import plan_schema, result_schema, schema
 from bonemet_auto.errors import DataError, ModelError
 from bonemet_auto.geometry import Geometry
 from bonemet_auto.plan_schema import NetworkPlan, Plan
@@ -70,13 +70,18 @@ INSPECTED = schema.InspectedCase.model_validate(
     {"key": "training a", "stamps": [[1, 2], None], "labels": {"other": 0}, "patient_id": "p"}
     | {"warnings": ["odd"], "content_hashes": ["0"], "fingerprint": FINGERPRINT}
 )
-ARCHIVED = schema.ArchivedFile(size_bytes=0, sha256="00")
-STUDY = schema.PrivateStudy(patient_id="4711", study_uid="1.2", series_uid="1.3", folder="ä/b")
+ARCHIVED = result_schema.ArchivedFile(size_bytes=0, sha256="00")
+STUDY = result_schema.PrivateStudy(
+    patient_id="4711", study_uid="1.2", series_uid="1.3", folder="ä/b"
+)
 EXAMPLES = [
-    *(STUDY, schema.PrivateStudies(key="00ff", studies={"study_00": STUDY})),
-    *(ARCHIVED, schema.ArchiveManifest(bonemet_version="0.1", files={"plan.json": ARCHIVED})),
-    schema.PatientRuleRecord(name="head", weights=(0.5, -1.25), intercept=0.1),
-    schema.ConsolidatedModel(
+    *(STUDY, result_schema.PrivateStudies(key="00ff", studies={"study_00": STUDY})),
+    *(
+        ARCHIVED,
+        result_schema.ArchiveManifest(bonemet_version="0.1", files={"plan.json": ARCHIVED}),
+    ),
+    result_schema.PatientRuleRecord(name="head", weights=(0.5, -1.25), intercept=0.1),
+    result_schema.ConsolidatedModel(
         bonemet_version="0.1",
         dataset="Dataset001_Ä",
         plan="default",
@@ -97,20 +102,20 @@ EXAMPLES = [
     *(PLAN, PLAN.network, PLAN.training, PLAN.augmentation, PLAN.inference, PLAN.target),
     scope_of(nominal(2)),
     *(STORED, STORED.lesions[0], POINT),
-    schema.LesionRecord.model_validate(LESION),
-    schema.PatientRecord.model_validate(PATIENT),
-    schema.CasePrediction.model_validate(
+    result_schema.LesionRecord.model_validate(LESION),
+    result_schema.PatientRecord.model_validate(PATIENT),
+    result_schema.CasePrediction.model_validate(
         {"case": "a", "lesions": [LESION], "patient": PATIENT, "score_threshold": 0.5}
         | {"warnings": ["odd"]}
     ),
     schema.FailedCase(case="a", reason="r", fix="f"),
-    schema.CaseCost(
+    result_schema.CaseCost(
         seconds={"read": 1.25, "network": 20.5},
         windows=12,
         windows_left_out=4,
         notes=("memory ran out with 2 windows at once; goes on with 1",),
     ),
-    schema.RunReport.model_validate(RUN),
+    result_schema.RunReport.model_validate(RUN),
 ]
 
 
@@ -128,7 +133,7 @@ def test_what_is_written_is_read_back_and_written_alike(tmp_path, value):
 def test_every_schema_has_an_example():
     public = {
         item
-        for item in (vars(schema) | vars(plan_schema)).values()
+        for item in (vars(schema) | vars(plan_schema) | vars(result_schema)).values()
         if isinstance(item, type) and issubclass(item, BaseModel)
     } - {BaseModel, schema.Ours, schema.Theirs}
     assert public == {type(value) for value in EXAMPLES}

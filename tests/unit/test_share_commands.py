@@ -14,13 +14,8 @@ from bonemet_auto.inference import archive as archives
 from bonemet_auto.inference.package import checksums, read_package
 from bonemet_auto.model.mask_rcnn import build_model
 from bonemet_auto.report.model_card import TO_FILL_IN
-from bonemet_auto.schema import (
-    CasePrediction,
-    ConsolidatedModel,
-    RunReport,
-    read_json,
-    write_json,
-)
+from bonemet_auto.result_schema import CasePrediction, ConsolidatedModel, RunReport
+from bonemet_auto.schema import read_json, write_json
 from tests.tiny_model import NAME, PLAN, write_model
 from tests.unit.inference_fakes import add_ball, tissue
 from tests.unit.model_zips import (

@@ -22,7 +22,8 @@ from bonemet_auto.commands.train import _conclude, main
 from bonemet_auto.errors import StoppedError
 from bonemet_auto.inference import predict
 from bonemet_auto.plan_schema import Plan
-from bonemet_auto.schema import OperatingPoint, read_json, write_json
+from bonemet_auto.result_schema import OperatingPoint
+from bonemet_auto.schema import read_json, write_json
 from bonemet_auto.training import budget, log
 from tests.cohort import write_cohort
 from tests.unit.training_fakes import training_plan

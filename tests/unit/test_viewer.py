@@ -13,7 +13,8 @@ import pytest
 from bonemet_auto.commands import predict
 from bonemet_auto.images import Volume, read_hu, read_instances, write_volume
 from bonemet_auto.report.viewer import MARGIN_MM
-from bonemet_auto.schema import CasePrediction, read_json
+from bonemet_auto.result_schema import CasePrediction
+from bonemet_auto.schema import read_json
 from tests.cohort import make_scan
 from tests.tiny_model import write_model
 from tests.unit.test_upright import posed, scan

@@ -20,8 +20,9 @@ from bonemet_auto.files import write_text
 from bonemet_auto.geometry import Geometry
 from bonemet_auto.images import Volume, read_instances, write_volume
 from bonemet_auto.report.templates import load_template
+from bonemet_auto.result_schema import CasePrediction, LesionRecord
 from bonemet_auto.scans import Scan, read_scan
-from bonemet_auto.schema import CasePrediction, LesionRecord, read_json
+from bonemet_auto.schema import read_json
 
 VIEWER = "viewer"
 MARGIN_MM = 20.0
