@@ -47,12 +47,17 @@ def main() -> None:
     print_table(options.steps)
 
 
-def make_others(root: Path) -> None:
-    """Phantoms that nothing trains on, preprocessed with the plan of those that are trained on."""
+def make_other_phantoms(root: Path) -> None:
+    """24 phantoms that nothing trains on."""
     raw = root / "raw" / OTHER
     if not raw.is_dir():
         phantom = ["bonemet_phantom", str(raw), "--size", "medium", "--cases", "24"]
         subprocess.run([*phantom, "--test-cases", "0", "--seed", "3"], check=True)
+
+
+def make_others(root: Path) -> None:
+    """The other phantoms, preprocessed with the plan of those that are trained on."""
+    make_other_phantoms(root)
     plan_file = Path("default") / "plan.json"
     plan = read_json(preprocessed_folder(root, DATASET) / plan_file, Plan)
     folder = preprocessed_folder(root, OTHER)

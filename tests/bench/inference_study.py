@@ -92,15 +92,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=list(CHANGES), choices=list(CHANGES))
     options = parser.parse_args()
     ensemble = load_ensemble([options.fold], CPU)
-    scans = {
-        f"{name}_{case}": path
-        for name, part in SETS.items()
-        for case, path in find_images(options.root / "raw" / name / f"images{part}").items()
-    }
+    scans = join_scans(options.root, SETS)
     print("| | " + " | ".join([*SHOWN, "s"]) + " |\n" + "| --- " * (len(SHOWN) + 2) + "|")
     run_windows: Callable[..., Any] = remembered(find.run_windows)
     with tempfile.TemporaryDirectory() as place:
-        reference = join_references(options.root, Path(place) / "reference")
+        reference = join_references(options.root, SETS, Path(place) / "reference")
         for name in options.only:
             out = Path(place) / "out"
             began = time.perf_counter()
@@ -114,10 +110,19 @@ def main() -> None:
             shutil.rmtree(out)
 
 
-def join_references(root: Path, out: Path) -> Path:
-    """One folder of labels for both cohorts, whose patients are others."""
+def join_scans(root: Path, sets: dict[str, str]) -> dict[str, Path]:
+    """Images of several cohorts, by cohort and case; `sets` names the part (Tr or Ts) of each."""
+    return {
+        f"{name}_{case}": path
+        for name, part in sets.items()
+        for case, path in find_images(root / "raw" / name / f"images{part}").items()
+    }
+
+
+def join_references(root: Path, sets: dict[str, str], out: Path) -> Path:
+    """One folder of labels for the same cohorts, whose patients are others."""
     out.mkdir()
-    for name, part in SETS.items():
+    for name, part in sets.items():
         for labels in sorted((root / "raw" / name / f"labels{part}").glob("*.json")):
             record = read_json(labels, CaseLabels)
             patient = {"patient_id": f"{name}_{record.patient_id}"}
