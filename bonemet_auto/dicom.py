@@ -1,9 +1,9 @@
 """CT series in DICOM: found in any folder, checked slice by slice, and read.
 
 Readers of DICOM series take what they get: a missing slice only stretches the volume, two phases
-in one series are stacked, a tilted gantry is straightened by assumption. So positions,
-orientations and scales of all slices are compared here before any pixel is read, and a series that
-is not one regular volume is refused with its reason.
+in one series are stacked, a tilted gantry is straightened by assumption. So `dicom_stack` compares
+all slices before any pixel is read, and a series that is not one regular volume is refused with its
+reason.
 
 Nothing here says a name, id, date or path: reasons go into logs and reports.
 """
@@ -27,13 +27,9 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
+from bonemet_auto.dicom_stack import NEEDED, Dataset, Slice, stack_slices, text_of
 from bonemet_auto.errors import DataError
-from bonemet_auto.geometry import Geometry, Triple
-
-STEP_TOLERANCE = 0.1
-"""Share by which a distance between slices may differ from the usual one: positions are rounded."""
-
-MOST_TILT_DEGREES = 0.5
+from bonemet_auto.geometry import Geometry
 
 _PREAMBLE_BYTES, _MAGIC = 128, b"DICM"
 _ELEMENT_HEADER_BYTES = {
@@ -43,17 +39,10 @@ _ELEMENT_HEADER_BYTES = {
 }
 """Transfer syntaxes in which pixels lie as they are, and the bytes before them."""
 
-_SAME_ORIENTATION = 1e-3
-_RIGHT_ANGLE = 1e-2
-_SAME_PLACE_MM = 1e-3
-_NEEDED = [
-    *("Rows", "Columns", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"),
-    *("RescaleSlope", "RescaleIntercept"),
-]
 _TAGS = [
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber"),
     *("PatientID", "Modality", "ImageType", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated"),
-    *("FrameOfReferenceUID", "SliceThickness", *_NEEDED),
+    *("FrameOfReferenceUID", "SliceThickness", *NEEDED),
 ]
 
 UNREADABLE = (
@@ -66,10 +55,6 @@ UNREADABLE = (
     AttributeError,
 )
 """What comes of a file that is damaged, or holds less than the standard asks for."""
-
-FloatArray = npt.NDArray[np.float64]
-Dataset = Any
-"""A `pydicom.Dataset`: its attributes are whatever the file holds."""
 
 _log = logging.getLogger(__name__)
 # Its warnings name files, and file names of an export are often those of patients.
@@ -115,13 +100,6 @@ class Study:
     others: tuple[Series, ...]
 
 
-@dataclass(frozen=True)
-class _Slice:
-    path: Path
-    header: Dataset
-    truncated: bool
-
-
 def find_studies(folder: Path) -> list[Study]:
     """All studies in a folder and the folders below it, each with the series to predict.
 
@@ -131,9 +109,12 @@ def find_studies(folder: Path) -> list[Study]:
     Args:
         folder: any export; file and folder names mean nothing.
     """
-    by_series: dict[tuple[str, str], list[_Slice]] = {}
+    by_series: dict[tuple[str, str], list[Slice]] = {}
     for piece in _slices(path for path in sorted(folder.rglob("*")) if path.is_file()):
-        key = (_text(piece.header, "StudyInstanceUID"), _text(piece.header, "SeriesInstanceUID"))
+        key = (
+            text_of(piece.header, "StudyInstanceUID"),
+            text_of(piece.header, "SeriesInstanceUID"),
+        )
         by_series.setdefault(key, []).append(piece)
     by_study: dict[str, list[Series]] = {}
     for (study, _), slices in sorted(by_series.items(), key=lambda item: item[0]):
@@ -163,7 +144,7 @@ def read_pixels(series: Series) -> npt.NDArray[Any]:
     return np.asarray(array).reshape(-1, *array.shape[-2:])
 
 
-def _slices(paths: Iterable[Path]) -> Iterator[_Slice]:
+def _slices(paths: Iterable[Path]) -> Iterator[Slice]:
     """Files that say which series they belong to; others, and unreadable ones, are passed over."""
     broken = 0
     for path in paths:
@@ -174,7 +155,7 @@ def _slices(paths: Iterable[Path]) -> Iterator[_Slice]:
             continue
         if found is None:
             continue
-        if _text(found.header, "StudyInstanceUID") and _text(found.header, "SeriesInstanceUID"):
+        if text_of(found.header, "StudyInstanceUID") and text_of(found.header, "SeriesInstanceUID"):
             yield found
         elif found.header.file_meta.get("MediaStorageSOPClassUID") != MediaStorageDirectoryStorage:
             broken += 1
@@ -184,7 +165,7 @@ def _slices(paths: Iterable[Path]) -> Iterator[_Slice]:
         )
 
 
-def _read_slice(path: Path) -> _Slice | None:
+def _read_slice(path: Path) -> Slice | None:
     """Header of a DICOM file, None of another one; raises `UNREADABLE`."""
     with path.open("rb") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -194,7 +175,7 @@ def _read_slice(path: Path) -> _Slice | None:
         file.seek(0)
         header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
         left = path.stat().st_size - file.tell()
-        return _Slice(path, header, left < _pixel_bytes(header))
+        return Slice(path, header, left < _pixel_bytes(header))
 
 
 def _pixel_bytes(header: Dataset) -> int:
@@ -206,10 +187,6 @@ def _pixel_bytes(header: Dataset) -> int:
     return int(before + bits // 8)
 
 
-def _text(header: Dataset, name: str) -> str:
-    return str(header.get(name, "") or "")
-
-
 def _choose(series: list[Series]) -> Study:
     best = min(
         series,
@@ -219,154 +196,20 @@ def _choose(series: list[Series]) -> Study:
     return Study(best, tuple(others))
 
 
-def _assemble(slices: list[_Slice]) -> Series:
-    slices = list({_text(item.header, "SOPInstanceUID"): item for item in slices}.values())
-    geometry = None
-    try:
-        fault = _fault_of_headers(slices)
-        if fault is None:
-            normal = _normal(slices[0].header)
-            slices.sort(key=lambda item: float(_position(item.header) @ normal))
-            fault = _fault_of_positions(slices)
-        if fault is None:
-            geometry = _geometry(slices)
-    except (ValueError, TypeError, LookupError, AttributeError):
-        fault = "slices have headers that make no sense. Export the original series again."
+def _assemble(slices: list[Slice]) -> Series:
+    slices = list({text_of(item.header, "SOPInstanceUID"): item for item in slices}.values())
+    slices, geometry, fault = stack_slices(slices)
     first = slices[0].header
-    number = _text(first, "SeriesNumber")
+    number = text_of(first, "SeriesNumber")
     return Series(
-        study_uid=_text(first, "StudyInstanceUID"),
-        series_uid=_text(first, "SeriesInstanceUID"),
-        patient_id=_text(first, "PatientID"),
-        frame_uid=_text(first, "FrameOfReferenceUID"),
-        instance_uids=frozenset(_text(item.header, "SOPInstanceUID") for item in slices),
-        modality=_text(first, "Modality"),
+        study_uid=text_of(first, "StudyInstanceUID"),
+        series_uid=text_of(first, "SeriesInstanceUID"),
+        patient_id=text_of(first, "PatientID"),
+        frame_uid=text_of(first, "FrameOfReferenceUID"),
+        instance_uids=frozenset(text_of(item.header, "SOPInstanceUID") for item in slices),
+        modality=text_of(first, "Modality"),
         number=int(number) if number.isdecimal() else 0,
         files=tuple(item.path for item in slices),
         geometry=geometry,
         fault=fault,
     )
-
-
-def _fault_of_headers(slices: list[_Slice]) -> str | None:
-    """What keeps these slices from being a CT volume, their positions apart."""
-    headers = [item.header for item in slices]
-    modalities = sorted({_text(header, "Modality") or "none" for header in headers})
-    if modalities != ["CT"]:
-        return f"no CT: modality {', '.join(modalities)}. Give the CT series of the study."
-    if any(int(header.get("NumberOfFrames") or 1) > 1 for header in headers):
-        return (
-            "a multi-frame (enhanced) CT, which is not read. Export it as single slices, or "
-            "convert it with dcm2niix and give the NIfTI file."
-        )
-    if any("LOCALIZER" in (header.get("ImageType") or ()) for header in headers):
-        return "a localizer (scout view), no volume. Give the CT series of the study."
-    if any(int(header.get("SamplesPerPixel") or 1) > 1 for header in headers):
-        return "colour images (screen captures?), no Hounsfield units. Give the original series."
-    missing = [name for name in _NEEDED if any(header.get(name) is None for header in headers)]
-    if missing:
-        return f"slices lack {', '.join(missing)}. Export the original series again."
-    if not all(_is_placed(header) for header in headers):
-        return "slices have an impossible orientation or pixel spacing. Export the series again."
-    cut_off = sum(item.truncated for item in slices)
-    if cut_off:
-        return f"{cut_off} of {len(slices)} slices are truncated. Copy or export them again."
-    return _fault_of_differences(headers)
-
-
-def _is_placed(header: Dataset) -> bool:
-    """Whether the axes of a slice are unit vectors at right angles, and its pixels have a size."""
-    axes = np.reshape(_numbers(header, ("ImageOrientationPatient",)), (2, 3))
-    right = np.abs(axes @ axes.T - np.eye(2)).max() < _RIGHT_ANGLE
-    return bool(right and (_numbers(header, ("PixelSpacing",)) > 0).all())
-
-
-def _fault_of_differences(headers: list[Dataset]) -> str | None:
-    first = headers[0]
-    for name, words in (
-        (("Rows", "Columns"), "sizes"),
-        (("PixelSpacing",), "pixel spacings"),
-        (("ImageOrientationPatient",), "orientations"),
-        (("RescaleSlope", "RescaleIntercept"), "scales of Hounsfield units"),
-    ):
-        values = np.array([_numbers(header, name) for header in headers])
-        if np.abs(values - _numbers(first, name)).max() > _SAME_ORIENTATION:
-            return (
-                f"slices of several {words} in one series (mixed series). Export each of them as a "
-                "series of its own."
-            )
-    return None
-
-
-def _fault_of_positions(slices: list[_Slice]) -> str | None:
-    """Whether slices in the order of their positions are one regular stack."""
-    if len(slices) == 1:
-        return None
-    normal = _normal(slices[0].header)
-    moves = np.diff([_position(item.header) for item in slices], axis=0)
-    steps_mm = moves @ normal
-    twice = int((steps_mm < _SAME_PLACE_MM).sum())
-    if twice:
-        return (
-            f"{twice} of {len(slices)} slices lie where another one lies (several phases or "
-            "reconstructions in one series). Export each of them as a series of its own."
-        )
-    tilt = float(np.degrees(np.arctan2(np.linalg.norm(_sideways(moves, normal)), steps_mm.sum())))
-    if tilt > MOST_TILT_DEGREES:
-        return (
-            f"the slices are stacked at {tilt:.1f} degrees (gantry tilt). Resample the series to a "
-            "rectangular grid first, for instance with dcm2niix."
-        )
-    usual_mm = float(np.median(steps_mm))
-    odd = np.flatnonzero(np.abs(steps_mm - usual_mm) > STEP_TOLERANCE * usual_mm)
-    if not odd.size:
-        return None
-    gap_mm, number = float(steps_mm[odd[0]]), int(odd[0]) + 1
-    lacking = sum(max(0, round(float(steps_mm[i]) / usual_mm) - 1) for i in odd)
-    what = "the slices are not evenly spaced"
-    if lacking:
-        what = "1 slice is missing" if lacking == 1 else f"{lacking} slices are missing"
-    return (
-        f"{what}: {gap_mm:.2f} mm between slices {number} and {number + 1} of {len(slices)}, "
-        f"{usual_mm:.2f} mm elsewhere. Export the whole series again."
-    )
-
-
-def _sideways(moves: FloatArray, normal: FloatArray) -> FloatArray:
-    """The way from the first slice to the last within their planes."""
-    way = moves.sum(axis=0)
-    return np.asarray(way - (way @ normal) * normal)
-
-
-def _geometry(slices: list[_Slice]) -> Geometry:
-    first, last = slices[0].header, slices[-1].header
-    along_x, along_y = np.reshape(_numbers(first, ("ImageOrientationPatient",)), (2, 3))
-    normal, start, n = _normal(first), _position(first), len(slices)
-    step_mm = float(first.get("SliceThickness") or 1.0)
-    if n > 1:
-        step_mm = float((_position(last) - start) @ normal) / (n - 1)
-    row_mm, column_mm = _numbers(first, ("PixelSpacing",))
-    axes = (normal, along_y / np.linalg.norm(along_y), along_x / np.linalg.norm(along_x))
-    z, y, x = (_triple(axis) for axis in axes)
-    shape = (n, int(first.Rows), int(first.Columns))
-    return Geometry(shape, (step_mm, float(row_mm), float(column_mm)), _triple(start), (z, y, x))
-
-
-def _numbers(header: Dataset, names: Iterable[str]) -> FloatArray:
-    return np.concatenate([np.atleast_1d(header.get(name)).astype(float) for name in names])
-
-
-def _position(header: Dataset) -> FloatArray:
-    return _numbers(header, ("ImagePositionPatient",))
-
-
-def _normal(header: Dataset) -> FloatArray:
-    """Unit vector at right angles to a slice, in the direction in which indices rise."""
-    along_x, along_y = np.reshape(_numbers(header, ("ImageOrientationPatient",)), (2, 3))
-    normal = np.cross(along_x, along_y)
-    return np.asarray(normal / np.linalg.norm(normal))
-
-
-def _triple(values: FloatArray) -> Triple:
-    first, second, third = (values + 0.0).tolist()  # adding 0 turns -0.0 into 0.0
-    return (first, second, third)

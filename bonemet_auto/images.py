@@ -1,16 +1,12 @@
 """Image files in and out: the one place that knows SimpleITK and its x, y, z order.
 
-SimpleITK reads a half-copied or bit-flipped NIfTI without a word (the missing part becomes 0) and
-turns NaN into 0, which is water. So the pixels of NIfTI files are unpacked here: the gzip stream
-must end with the right checksum and hold as many bytes as its header says. SimpleITK still gives
-their geometry, because it decides between the two affines of a NIfTI header as other ITK tools do;
-other formats it reads whole, as it notices damage in them itself.
+The pixels of NIfTI files are unpacked by `nifti`, which notices damage. SimpleITK still gives their
+geometry, because it decides between the two affines of a NIfTI header as other ITK tools do; other
+formats it reads whole, as it notices damage in them itself.
 """
 
 import re
-import zlib
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,35 +15,15 @@ import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813  its own documentation calls it so
 
 from bonemet_auto.errors import DataError
-from bonemet_auto.files import atomic_write, gunzip_blocks, require_file
+from bonemet_auto.files import atomic_write, require_file
 from bonemet_auto.geometry import Geometry, Index, Triple
+from bonemet_auto.nifti import COPY_AGAIN, nifti_values
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 HU_RANGE = (-1024, 3071)
 
 _LISTED_ENDINGS = ", ".join(ENDINGS)
 _IN_MEMORY = Path("the image")
-_GZIP_MAGIC = b"\x1f\x8b"
-_MOST_EXPANSION = 1032
-"""Of deflate: a header that promises more is wrong, and nothing that large is asked for."""
-_MOST_BYTES_PER_VOXEL = 8
-_COPY_AGAIN = "Copy or export the file again"
-_NIFTI_TYPES = {
-    2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8",
-    256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
-}  # fmt: skip
-_HEADER_BYTES = 348
-_NIFTI_HEADER = np.dtype(
-    {
-        "names": ["size", "dim", "datatype", "vox_offset", "scl_slope", "scl_inter"],
-        "formats": ["i4", "(8,)i2", "i2", "f4", "f4", "f4"],
-        "offsets": [0, 40, 70, 108, 112, 116],
-        "itemsize": _HEADER_BYTES,
-    }
-)
-
-
-Payload = bytes | npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -226,9 +202,9 @@ def from_sitk(image: Any) -> Volume:  # noqa: ANN401  SimpleITK has no types
 def _read_raw(path: Path) -> tuple[npt.NDArray[Any], Geometry]:
     """Values as stored (rescaled where the header says so) and grid of an undamaged 3D file."""
     if not require_file(path, "Give the path of an image.").stat().st_size:
-        raise DataError(f"{path} is empty (0 bytes). {_COPY_AGAIN}.")
+        raise DataError(f"{path} is empty (0 bytes). {COPY_AGAIN}.")
     if re.search(r"\.nii(\.gz)?$", path.name.lower()):
-        flat = _nifti_values(path)
+        flat = nifti_values(path)
         geometry = read_geometry(path)
     else:
         geometry = read_geometry(path)
@@ -265,82 +241,6 @@ def _check_ids(path: Path, array: npt.NDArray[Any]) -> None:
         )
 
 
-def _nifti_values(path: Path) -> npt.NDArray[Any]:
-    """All values of a NIfTI file in file order, after checking that the file is whole."""
-    stored = path.read_bytes()
-    payload = _inflate(path, stored) if stored.startswith(_GZIP_MAGIC) else stored
-    order, header = _nifti_header(path, payload)
-    count = _voxels(header)
-    code = _NIFTI_TYPES.get(int(header["datatype"]))
-    if code is None:
-        raise DataError(
-            f"{path}: NIfTI data type {int(header['datatype'])} (colour, complex or vector values);"
-            " expected one integer or float per voxel. Export the plain CT or label map."
-        )
-    dtype, start = np.dtype(order + code), int(header["vox_offset"])
-    expected = start + count * dtype.itemsize
-    if len(payload) < expected:
-        raise DataError(
-            f"{path} is truncated: {len(payload)} bytes unpacked, its header promises {expected}. "
-            f"{_COPY_AGAIN}."
-        )
-    values = np.frombuffer(payload, dtype, count, start).astype(dtype.newbyteorder("="), copy=False)
-    return _rescale(values, float(header["scl_slope"]), float(header["scl_inter"]))
-
-
-def _inflate(path: Path, packed: bytes) -> npt.NDArray[np.uint8]:
-    """Unpack a file; what is 0 in it stays memory that was never touched, most of a label map."""
-    try:
-        blocks = gunzip_blocks(packed)
-        first = b""
-        while len(first) < _HEADER_BYTES and (block := next(blocks, b"")):
-            first += block
-        _, header = _nifti_header(path, first)
-        promised = int(header["vox_offset"]) + _MOST_BYTES_PER_VOXEL * _voxels(header)
-        payload = np.zeros(min(promised, _MOST_EXPANSION * len(packed)), dtype=np.uint8)
-        filled = 0
-        for block in chain([first], blocks):
-            values = np.frombuffer(block, np.uint8)[: payload.size - filled]
-            if values.any():
-                payload[filled : filled + values.size] = values
-            filled += values.size
-        return payload[:filled]
-    except EOFError:
-        raise DataError(
-            f"{path} is truncated: its gzip stream breaks off after {len(packed)} bytes. "
-            f"{_COPY_AGAIN}."
-        ) from None
-    except zlib.error as error:
-        raise DataError(
-            f"{path} is corrupt: its gzip stream does not unpack to its checksum ({error}). "
-            f"{_COPY_AGAIN}."
-        ) from None
-
-
-def _voxels(header: Any) -> int:  # noqa: ANN401  a structured scalar
-    return int(np.prod(np.maximum(header["dim"][1 : 1 + header["dim"][0]].astype(np.int64), 1)))
-
-
-def _nifti_header(path: Path, payload: Payload) -> tuple[str, Any]:
-    """Byte order, and the fields of a NIfTI-1 header that the values depend on."""
-    if len(payload) >= _HEADER_BYTES:
-        for order in ("<", ">"):
-            header = np.frombuffer(payload, _NIFTI_HEADER.newbyteorder(order), 1)[0]
-            if header["size"] == _HEADER_BYTES and 1 <= header["dim"][0] <= 7:
-                return order, header
-    raise DataError(f"{path} is no NIfTI-1 file, or its header is cut off. {_COPY_AGAIN}.")
-
-
-def _rescale(values: npt.NDArray[Any], slope: float, intercept: float) -> npt.NDArray[Any]:
-    """Apply the header's scale; slope 0 means none, as the NIfTI standard has it."""
-    if not np.isfinite([slope, intercept]).all() or slope == 0 or (slope, intercept) == (1, 0):
-        return values
-    scaled = values.astype(np.float64)
-    scaled *= slope
-    scaled += intercept
-    return scaled
-
-
 def _refuse_non_finite(path: Path, array: npt.NDArray[Any]) -> None:
     bad = array.size - int(np.isfinite(array).sum())
     if bad:
@@ -366,7 +266,7 @@ def _geometry(path: Path, image: Any, components: int) -> Geometry:  # noqa: ANN
     axes[:kept, :kept] = np.reshape(image.GetDirection(), (dimension, dimension)).T[:kept, :kept]
     sizes = [*sizes[:3], 1][:3]
     if not (np.isfinite([spacing, origin, *axes]).all() and (spacing > 0).all()):
-        raise DataError(f"{path}: spacing {tuple(spacing)} or position is invalid. {_COPY_AGAIN}.")
+        raise DataError(f"{path}: spacing {tuple(spacing)} or position is invalid. {COPY_AGAIN}.")
     z, y, x = (_triple(axis) for axis in axes[::-1])
     shape: Index = (sizes[2], sizes[1], sizes[0])
     return Geometry(shape, _triple(spacing[::-1]), _triple(origin), (z, y, x))
@@ -384,4 +284,4 @@ def _unreadable(path: Path, error: RuntimeError) -> DataError:
             "usual cause). Resample it to a rectangular grid, or mend sform and qform, first."
         )
     reason = str(error).strip().splitlines()[-1]
-    return DataError(f"{path} cannot be read as an image ({reason}). {_COPY_AGAIN}.")
+    return DataError(f"{path} cannot be read as an image ({reason}). {COPY_AGAIN}.")
