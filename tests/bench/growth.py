@@ -1,11 +1,12 @@
-"""How do the figures grow with the time of training? A user's commands, one budget after another.
+"""How do the figures grow with time and with scans? A user's commands, one run after another.
 
-    python -m tests.bench.growth ROOT --budgets 10m 30m 90m [--background CT ...]
+    python -m tests.bench.growth ROOT --runs 40:10m 40:30m 40:90m 160:20m [--background CT ...]
 
-Trains fold 0 of the medium phantoms that `tests.bench.study` makes with each budget, and predicts
-the 16 test phantoms, the 24 others of `tests.bench.dense_study` and, with `--background`, 8 real
-CTs with planted lesions. Prints the tables of docs/benchmarks.md: the 16, all 40, the planted. What
-is there already is not done again.
+A run is a number of scans and a time budget. Trains fold 0 (four fifths of the scans): for 40, of
+the medium phantoms that `tests.bench.study` makes, for other numbers of medium phantoms of a seed
+of their own. Predicts with each the 16 test phantoms of the former, the 24 others of
+`tests.bench.dense_study` and, with `--background`, 8 real CTs with planted lesions. Prints the
+tables of docs/benchmarks.md: the 16, all 40, the planted. What is there already is not done again.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from bonemet_auto.evaluation.evaluate import Evaluation, evaluate_folders
+from bonemet_auto.files import results_folder
 from tests.bench.consolidation_study import cell, run
 from tests.bench.dense_study import OTHER, make_other_phantoms
 from tests.bench.inference_study import join_references, join_scans
@@ -22,6 +24,7 @@ from tests.bench.study import COHORTS, DATASET, make_cohorts
 
 PLANTED = COHORTS["planted"]
 PREDICTED = "predicted"
+SEED = 21
 SHOWN = {
     "the same 16 phantoms": (DATASET,),
     "those and 24 others": (DATASET, OTHER),
@@ -45,29 +48,27 @@ FIGURES = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("root", type=Path)
-    parser.add_argument("--budgets", nargs="+", default=["10m", "30m", "90m"])
+    parser.add_argument("--runs", nargs="+", default=["40:10m", "40:30m", "40:90m", "160:20m"])
     parser.add_argument("--background", type=Path, nargs="+", default=[])
     options = parser.parse_args()
     root = options.root
     make_cohorts(root, options.background)
     make_other_phantoms(root)
     scans, reference = gather(root, bool(options.background))
-    for budget in options.budgets:
-        train_and_predict(root, budget, scans)
+    for name in options.runs:
+        train_and_predict(root, name, scans)
     for title, names in SHOWN.items():
         cases = [path.stem for path in reference.glob("*.json") if path.stem.startswith(names)]
         if cases:
             found = {
-                budget: evaluate_folders(
-                    folder_of(root, budget) / PREDICTED, reference, cases=cases
-                )
-                for budget in options.budgets
+                name: evaluate_folders(folder_of(root, name) / PREDICTED, reference, cases=cases)
+                for name in options.runs
             }
             print_table(f"{title}: {len(cases)} scans", root, found)
 
 
-def folder_of(root: Path, budget: str) -> Path:
-    return root / "growth" / budget
+def folder_of(root: Path, name: str) -> Path:
+    return root / "growth" / name.replace(":", "_")
 
 
 def gather(root: Path, planted: bool) -> tuple[Path, Path]:
@@ -82,22 +83,37 @@ def gather(root: Path, planted: bool) -> tuple[Path, Path]:
     return scans, reference
 
 
-def train_and_predict(root: Path, budget: str, scans: Path) -> None:
-    """One fold in its own folder, which later budgets leave alone, and its predictions."""
-    out = folder_of(root, budget)
-    fold = root / "results" / DATASET / "default" / "fold_0"
+def train_and_predict(root: Path, name: str, scans: Path) -> None:
+    """One fold, copied to where later runs leave it alone, and its predictions."""
+    out = folder_of(root, name)
+    n_scans, budget = name.split(":")
     if not (out / "fold_0").is_dir():
-        run("bonemet_train", 1, 0, "--root", root, "--time-budget", budget, "--overwrite")
-        shutil.copytree(fold, out / "fold_0")
+        number, dataset = 1, DATASET
+        if n_scans != "40":
+            number, dataset = int(n_scans), f"Dataset{int(n_scans):03d}_Phantoms"
+            make_training_phantoms(root, dataset, number)
+        train = ["bonemet_train", number, 0, "--root", root, "--time-budget", budget]
+        run(*train, "--overwrite")
+        shutil.copytree(results_folder(root, dataset, "default") / "fold_0", out / "fold_0")
     if not (out / PREDICTED / "run_report.json").is_file():
         run("bonemet_predict", "-i", scans, "-o", out / PREDICTED, "-m", out / "fold_0")
 
 
+def make_training_phantoms(root: Path, dataset: str, n_scans: int) -> None:
+    """So many scans for training, none of them a test scan, planned and preprocessed."""
+    raw = root / "raw" / dataset
+    if not raw.is_dir():
+        flags = ["--size", "medium", "--cases", n_scans, "--test-cases", 0, "--seed", SEED]
+        run("bonemet_phantom", raw, *flags)
+    run("bonemet_plan_and_preprocess", "-d", n_scans, "--root", root, "--planner", "fast")
+
+
 def print_table(title: str, root: Path, found: dict[str, Evaluation]) -> None:
     heads = []
-    for budget in found:
-        metrics = pd.read_csv(folder_of(root, budget) / "fold_0" / "metrics.csv")
-        heads.append(f"{budget}, {metrics['step'].max()} steps")
+    for name in found:
+        metrics = pd.read_csv(folder_of(root, name) / "fold_0" / "metrics.csv")
+        n_scans, budget = name.split(":")
+        heads.append(f"{n_scans} scans, {budget}, {metrics['step'].max()} steps")
     print(f"\n{title}\n| | " + " | ".join(heads) + " |\n" + "| --- " * (len(heads) + 1) + "|")
     for name, (group, figure) in FIGURES.items():
         cells = [cell(evaluation.figures[group][figure]) for evaluation in found.values()]
