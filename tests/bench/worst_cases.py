@@ -22,8 +22,7 @@ from matplotlib.axes import Axes  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from bonemet_auto.evaluation.evaluate import evaluate_folders  # noqa: E402
-from bonemet_auto.evaluation.reading import read_prediction, read_reference  # noqa: E402
-from bonemet_auto.images import find_images, read_hu  # noqa: E402
+from bonemet_auto.images import find_images, read_hu, read_instances  # noqa: E402
 from bonemet_auto.phantom.cohort import CaseRecipe, draw_recipes, make_case  # noqa: E402
 from bonemet_auto.report.pictures import View, centre_of, three_views  # noqa: E402
 
@@ -103,16 +102,16 @@ def draw(worst: list[Worst], pred: Path, raw: Path, picture: Path) -> None:
     for axis in axes.flat:
         axis.axis("off")
     for number, item in enumerate(worst):
-        reference = read_reference(item.case, raw / "labelsTs" / f"{item.case}.nii.gz")
-        predicted = read_prediction(item.case, pred / f"{item.case}.nii.gz", reference)
-        scan = read_hu(images[item.case])
-        if item.lesion["reference_id"]:
-            centre = centre_of(reference.instances, int(item.lesion["reference_id"]))
-        else:
-            centre = centre_of(predicted.mask, int(item.lesion["predicted_id"]))
-        views = three_views(
-            scan.array, scan.geometry, centre, reference.instances, predicted.mask, []
+        annotated, predicted = (
+            read_instances(folder / f"{item.case}.nii.gz").array
+            for folder in (raw / "labelsTs", pred)
         )
+        scan = read_hu(images[item.case])
+        shown, number_of = (annotated, "reference_id")
+        if not item.lesion["reference_id"]:
+            shown, number_of = (predicted, "predicted_id")
+        centre = centre_of(shown, int(item.lesion[number_of]))
+        views = three_views(scan.array, scan.geometry, centre, annotated, predicted, [])
         row, column = number // 2, 3 * (number % 2)
         for view, axis in zip(views, axes[row, column : column + 3], strict=True):
             show(view, axis)
