@@ -7,6 +7,7 @@ Blue is what the publication and its sources describe; orange is our reading or 
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -27,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     options = parser.parse_args()
-    style = {"svg.hashsalt": "architecture", "font.family": "DejaVu Sans", "font.size": 8.3}
+    style: Any = {"svg.hashsalt": "architecture", "font.family": "DejaVu Sans", "font.size": 8.3}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(9.9, 5.7), facecolor="white")
         axes = figure.add_axes((0, 0, 1, 1))
@@ -129,7 +130,7 @@ def arrow(
     axes: Axes, start: tuple[float, float], end: tuple[float, float], dashed: bool = False
 ) -> None:
     """A straight arrow."""
-    line = {"arrowstyle": "-|>", "mutation_scale": 9, "color": LINE, "lw": 1}
+    line: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 9, "color": LINE, "lw": 1}
     style = "--" if dashed else "-"
     axes.add_patch(FancyArrowPatch(start, end, shrinkA=0, shrinkB=0, ls=style, **line))
 

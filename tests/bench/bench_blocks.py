@@ -54,7 +54,7 @@ def blocks() -> None:
         with torch.no_grad():
             # At the start GRN does nothing and norms are plain.
             for parameter in block.parameters():
-                parameter += 0.1 * torch.randn_like(parameter)
+                parameter.add_(0.1 * torch.randn_like(parameter))
         parameters = dict(block.named_parameters())
         x, grad = torch.randn(2, *BLOCK_SHAPE)
         last = torch.channels_last_3d

@@ -1,5 +1,7 @@
 """Suppression and clustering of boxes beside loops over boxes."""
 
+from functools import partial
+
 import numpy as np
 import torch
 
@@ -18,8 +20,8 @@ def suppression() -> None:
         assert nms(boxes, scores, 0.3).tolist() == greedy_loop(boxes, scores, 0.3)
         compare(
             f"nms of {n} boxes, {per_object} per object, to matrix and loop",
-            lambda boxes=boxes, scores=scores: nms(boxes, scores, 0.3),
-            lambda boxes=boxes, scores=scores: greedy_loop(boxes, scores, 0.3),
+            partial(nms, boxes, scores, 0.3),
+            partial(greedy_loop, boxes, scores, 0.3),
             target,
         )
 
@@ -29,14 +31,11 @@ def clustering() -> None:
         boxes, scores = scattered(n, per_object)
         trust, forwards = 0.5 + 0.5 * torch.rand(n), torch.randint(0, FORWARDS, (n,))
         found = Boxes(boxes, scores, trust, forwards, torch.zeros(n, dtype=torch.bool))
-        columns = [values.numpy() for values in (boxes.double(), scores.double(), trust, forwards)]
+        exact = (boxes.double().numpy(), scores.double().numpy())
+        columns = (*exact, trust.numpy(), forwards.numpy())
 
-        def ours(found=found):
-            return weighted_clusters(found, looked_at)
-
-        def naive(columns=columns):
-            return cluster_loop(*columns, CLUSTER_IOU)
-
+        ours = partial(weighted_clusters, found, looked_at)
+        naive = partial(cluster_loop, *columns, CLUSTER_IOU)
         merged = ours()
         result = np.column_stack([merged.boxes.numpy(), merged.scores.numpy()])
         np.testing.assert_allclose(result, naive(), rtol=0, atol=1e-4)

@@ -103,9 +103,9 @@ def make_scan(folder: Path) -> None:
         x, y, z = (centre_mm - np.multiply(SHAPE, SPACING_MM)[::-1] / 2).tolist()
         return SHAPE, SPACING_MM, (x, y, z)
 
-    seeds = np.random.SeedSequence(SEED).spawn(2)
+    patient_seed, case_seed = np.random.SeedSequence(SEED).spawn(2)
     recipe = cohort.CaseRecipe(
-        CASE, "Ts", "P000", *seeds, is_lung=True, n_lesions=LESIONS,
+        CASE, "Ts", "P000", patient_seed, case_seed, is_lung=True, n_lesions=LESIONS,
         region="lumbar", size="clinical", background=None,
     )  # fmt: skip
     with patch.object(cohort, "draw_window", window):

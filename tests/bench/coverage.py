@@ -152,8 +152,8 @@ class Tally:
 def note(name: str, tally: Tally, measure: Measure, weights: np.ndarray) -> None:
     """Add one cohort's interval; for calibration errors the one that is not printed."""
     n, interval = weights.shape[1], measure.interval
-    resampled = interval is None or name.endswith("ece")
-    if resampled:
+    plain = None
+    if interval is None or name.endswith("ece"):
         replicates = replicate(measure.statistic, weights)
         left_out = replicate(measure.statistic, 1 - np.eye(n))
         levels = bca_levels(replicates, left_out, measure.value(n))
@@ -163,7 +163,7 @@ def note(name: str, tally: Tally, measure: Measure, weights: np.ndarray) -> None
         tally.none += 1
         return
     tally.held += interval.low <= tally.truth <= interval.high
-    if resampled and plain.low is not None and plain.high is not None:
+    if plain is not None and plain.low is not None and plain.high is not None:
         tally.resampled = True
         tally.held_plain += plain.low <= tally.truth <= plain.high
 

@@ -10,6 +10,7 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from bonemet_auto.commands.common import parse_duration
 from bonemet_auto.processor import tune_processor
@@ -31,7 +32,7 @@ from bonemet_auto.images import find_images  # noqa: E402
 from bonemet_auto.inference.export import write_case  # noqa: E402
 from bonemet_auto.inference.predict import Prediction, predict_cases  # noqa: E402
 from bonemet_auto.model.losses import dense_loss  # noqa: E402
-from bonemet_auto.model.mask_rcnn import Detections, Outlines  # noqa: E402
+from bonemet_auto.model.mask_rcnn import Detections, MaskRCNN, Outlines  # noqa: E402
 from bonemet_auto.model.roi_sampling import Targets  # noqa: E402
 from bonemet_auto.plan_schema import Plan  # noqa: E402
 from bonemet_auto.schema import Fingerprint, Splits, read_json  # noqa: E402
@@ -136,7 +137,10 @@ def main() -> None:
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {steps} steps")
     trainer = Trainer(model, plan.training, plan.batch_size, steps, 0, device)
     loader, fold = batches(dataset, 0, steps, plan.batch_size, 1), options.out / "fold_0"
-    average = train(trainer, loader, fold, Progress(0, steps, 20, 0), TrainingLog(fold, 0))
+    # Prediction calls no others than the three methods that it shares with the product's.
+    average = cast(
+        "MaskRCNN", train(trainer, loader, fold, Progress(0, steps, 20, 0), TrainingLog(fold, 0))
+    )
     point = validate_fold(average, plan, raw, held_out, fold, device)
     for found in predict_cases(find_images(raw / "imagesTs"), [average], plan, device):
         if isinstance(found, Prediction):

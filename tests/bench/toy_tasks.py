@@ -61,7 +61,8 @@ def disc_and_ring(rng: np.random.Generator, second: bool) -> tuple[Bool, Bool]:
     distance = np.hypot(y, x)
     inner = radius / 2 if second else -1.0
     disc, bright = distance <= radius, (distance <= radius) & (distance > inner)
-    return tuple(np.broadcast_to(item, (height, width, width)) for item in (disc, bright))
+    shape = (height, width, width)
+    return np.broadcast_to(disc, shape), np.broadcast_to(bright, shape)
 
 
 def size(_rng: np.random.Generator, second: bool) -> tuple[Bool, Bool]:
