@@ -3,10 +3,11 @@
 One convention everywhere: voxel `i` spans `[i, i + 1)`, so a crop of `n` voxels and its resampled
 version of `m` voxels share their outer faces and `original = crop_start + stored * n / m`.
 
-HU volumes go through cubic B-splines. A resampled axis is a linear map of the axis alone, so the
-whole operator, prefilter and border included, is one matrix per axis; its rows are non-zero in a
-narrow band only, and the volume is multiplied band by band (15 times faster than evaluating the
-spline voxel by voxel, with the same result).
+HU volumes go through cubic B-splines, and where voxels become wider, through the mean over what the
+wider voxel covers more: docs/adr/0019-coarser-voxels-average.md. A resampled axis is a linear map
+of the axis alone, so the whole operator, prefilter and border included, is one matrix per axis; its
+rows are non-zero in a narrow band only, and the volume is multiplied band by band (15 times faster
+than evaluating the spline voxel by voxel, with the same result).
 """
 
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ _SLAB = 64
 _ROWS = 128
 _NEGLIGIBLE = 1e-7
 _ROUNDING = 1e-5
+_POINTS = 9
+"""At which the spline is read within a new voxel that is wider than the old ones."""
 
 
 @dataclass(frozen=True)
@@ -156,13 +159,27 @@ def linear_weights(positions: npt.NDArray[np.floating], step: float, n: int) -> 
 
 
 def cubic_matrix(n: int, m: int) -> Float32Array:
-    """(m, n) operator from n samples of an axis to m, that of `scipy.ndimage.zoom` of order 3."""
+    """(m, n) operator from n samples of an axis to m.
+
+    On a finer grid that of `scipy.ndimage.zoom` of order 3. On one r times coarser the mean of the
+    spline over sqrt(r^2 - 1) old voxels around each new centre: with the width that old voxels have
+    themselves that makes the width of a new one, and noise between the centres is not skipped.
+    """
     if n == 1:
         return np.ones((m, 1), dtype=np.float32)
+    weights = _share_of_points(n / m) if m < n else np.ones(1)
     taken: npt.NDArray[np.float64] = ndimage.zoom(
-        np.eye(n), (m / n, 1), order=3, mode="nearest", grid_mode=True
+        np.eye(n), (m * len(weights) / n, 1), order=3, mode="nearest", grid_mode=True
     )
-    return taken.astype(np.float32)
+    return (weights @ taken.reshape(m, len(weights), n)).astype(np.float32)
+
+
+def _share_of_points(step: float) -> npt.NDArray[np.float64]:
+    """How much each of some points spread over a new voxel, `step` old ones wide, counts."""
+    edges = np.linspace(-0.5, 0.5, _POINTS + 1)
+    half = 0.5 * np.sqrt(1 - 1 / step**2)
+    covered: npt.NDArray[np.float64] = np.diff(np.clip(edges, -half, half))
+    return covered / covered.sum()
 
 
 def _resample_into(volume: npt.NDArray[np.generic], resampled: npt.NDArray[np.generic]) -> None:

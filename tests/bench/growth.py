@@ -1,22 +1,27 @@
 """How do the figures grow with time and with scans? A user's commands, one run after another.
 
     python -m tests.bench.growth ROOT --runs 40:10m 40:30m 40:90m 160:20m [--background CT ...]
+    python -m tests.bench.growth ROOT --runs 40:15000 40:5000 --at-once 2
 
-A run is a number of scans and a time budget. Trains fold 0 (four fifths of the scans): for 40, of
-the medium phantoms that `tests.bench.study` makes, for other numbers of medium phantoms of a seed
-of their own. Predicts with each the 16 test phantoms of the former, the 24 others of
-`tests.bench.dense_study` and, with `--background`, 8 real CTs with planted lesions. Prints the
-tables of docs/benchmarks.md: the 16, all 40, the planted. What is there already is not done again.
+A run is a number of scans and a time budget or a number of steps. Trains fold 0 (four fifths of the
+scans): for 40, of the medium phantoms that `tests.bench.study` makes, for other numbers of medium
+phantoms of a seed of their own. Predicts with each the 16 test phantoms of the former, the 24
+others of `tests.bench.dense_study` and, with `--background`, 8 real CTs with planted lesions.
+Prints the tables of docs/benchmarks.md: the 16, all 40, the planted. What is there already is not
+done again. Runs of so many steps may go at once, on a thread each: a step on one thread takes far
+less than twice the time of one on two.
 """
 
 import argparse
-import shutil
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
 
 from bonemet_auto.evaluation.evaluate import Evaluation, evaluate_folders
 from bonemet_auto.files import results_folder
+from bonemet_auto.inference.load import POINT_NAME
 from tests.bench.consolidation_study import cell, run
 from tests.bench.dense_study import OTHER, make_other_phantoms
 from tests.bench.inference_study import join_references, join_scans
@@ -50,13 +55,18 @@ def main() -> None:
     parser.add_argument("root", type=Path)
     parser.add_argument("--runs", nargs="+", default=["40:10m", "40:30m", "40:90m", "160:20m"])
     parser.add_argument("--background", type=Path, nargs="+", default=[])
+    parser.add_argument("--at-once", type=int, default=1, help="runs beside each other")
     options = parser.parse_args()
     root = options.root
     make_cohorts(root, options.background)
     make_other_phantoms(root)
     scans, reference = gather(root, bool(options.background))
-    for name in options.runs:
-        train_and_predict(root, name, scans)
+    for dataset in {dataset_of(name) for name in options.runs} - {DATASET}:
+        make_training_phantoms(root, dataset)
+    if options.at_once > 1:
+        os.environ["OMP_NUM_THREADS"] = "1"
+    with ThreadPoolExecutor(options.at_once) as pool:
+        list(pool.map(lambda name: train_and_predict(root, name, scans), options.runs))
     for title, names in SHOWN.items():
         cases = [path.stem for path in reference.glob("*.json") if path.stem.startswith(names)]
         if cases:
@@ -84,36 +94,45 @@ def gather(root: Path, planted: bool) -> tuple[Path, Path]:
 
 
 def train_and_predict(root: Path, name: str, scans: Path) -> None:
-    """One fold, copied to where later runs leave it alone, and its predictions."""
-    out = folder_of(root, name)
-    n_scans, budget = name.split(":")
-    if not (out / "fold_0").is_dir():
-        number, dataset = 1, DATASET
-        if n_scans != "40":
-            number, dataset = int(n_scans), f"Dataset{int(n_scans):03d}_Phantoms"
-            make_training_phantoms(root, dataset, number)
-        train = ["bonemet_train", number, 0, "--root", root, "--time-budget", budget]
-        run(*train, "--overwrite")
-        shutil.copytree(results_folder(root, dataset, "default") / "fold_0", out / "fold_0")
+    """One fold, in a root of its own, so that others may train beside it, and its predictions."""
+    out, fold, length = folder_of(root, name), fold_of(root, name), name.split(":")[1]
+    out.mkdir(exist_ok=True)
+    for part in ("raw", "preprocessed"):
+        if not (out / part).is_symlink():
+            (out / part).symlink_to((root / part).resolve())
+    if not (fold / POINT_NAME).is_file():
+        steps = ["--iterations", length, "--workers", 0]
+        until = steps if length.isdecimal() else ["--time-budget", length]
+        run("bonemet_train", dataset_of(name), 0, "--root", out, *until)
     if not (out / PREDICTED / "run_report.json").is_file():
-        run("bonemet_predict", "-i", scans, "-o", out / PREDICTED, "-m", out / "fold_0")
+        run("bonemet_predict", "-i", scans, "-o", out / PREDICTED, "-m", fold)
 
 
-def make_training_phantoms(root: Path, dataset: str, n_scans: int) -> None:
-    """So many scans for training, none of them a test scan, planned and preprocessed."""
-    raw = root / "raw" / dataset
+def dataset_of(name: str) -> str:
+    n_scans = int(name.split(":")[0])
+    return DATASET if n_scans == 40 else f"Dataset{n_scans:03d}_Phantoms"
+
+
+def fold_of(root: Path, name: str) -> Path:
+    return results_folder(folder_of(root, name), dataset_of(name), "default") / "fold_0"
+
+
+def make_training_phantoms(root: Path, dataset: str) -> None:
+    """As many scans as the dataset's number, none of them a test scan, and their plan."""
+    number, raw = int(dataset[7:10]), root / "raw" / dataset
     if not raw.is_dir():
-        flags = ["--size", "medium", "--cases", n_scans, "--test-cases", 0, "--seed", SEED]
+        flags = ["--size", "medium", "--cases", number, "--test-cases", 0, "--seed", SEED]
         run("bonemet_phantom", raw, *flags)
-    run("bonemet_plan_and_preprocess", "-d", n_scans, "--root", root, "--planner", "fast")
+    run("bonemet_plan_and_preprocess", "-d", number, "--root", root, "--planner", "fast")
 
 
 def print_table(title: str, root: Path, found: dict[str, Evaluation]) -> None:
     heads = []
     for name in found:
-        metrics = pd.read_csv(folder_of(root, name) / "fold_0" / "metrics.csv")
-        n_scans, budget = name.split(":")
-        heads.append(f"{n_scans} scans, {budget}, {metrics['step'].max()} steps")
+        steps = pd.read_csv(fold_of(root, name) / "metrics.csv")["step"].max()
+        n_scans, length = name.split(":")
+        taken = f"{steps} steps" if length.isdecimal() else f"{length}, {steps} steps"
+        heads.append(f"{n_scans} scans, {taken}")
     print(f"\n{title}\n| | " + " | ".join(heads) + " |\n" + "| --- " * (len(heads) + 1) + "|")
     for name, (group, figure) in FIGURES.items():
         cells = [cell(evaluation.figures[group][figure]) for evaluation in found.values()]

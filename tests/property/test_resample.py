@@ -7,6 +7,7 @@ from scipy import ndimage
 
 from bonemet_auto.resample import (
     GridMap,
+    cubic_matrix,
     resample_cubic,
     resample_hu,
     resample_instances,
@@ -25,10 +26,42 @@ def grids(draw: st.DrawFn) -> GridMap:
     return GridMap(start, crop, shape)
 
 
+def resampled_slowly(line: np.ndarray, m: int) -> np.ndarray:
+    """The spline of one axis at the new centres, or its mean around them where they are fewer."""
+    n, step = len(line), len(line) / m
+    width = np.sqrt(max(0.0, step**2 - 1))
+    values = []
+    for new in range(m):
+        total, weight = 0.0, 0.0
+        for part in range(9):
+            low, high = (
+                max(-width / 2, min(width / 2, (e / 9 - 0.5) * step)) for e in (part, part + 1)
+            )
+            share = (high - low) if width else float(part == 4)
+            centre = (new + (part + 0.5) / 9) * step - 0.5
+            at = ndimage.map_coordinates(line, [[centre]], order=3, mode="nearest")[0]
+            total, weight = total + share * at, weight + share
+        values.append(total / weight)
+    return np.array(values) if n > 1 else np.repeat(line, m)
+
+
+@given(shapes, shapes, seeds)
+@settings(max_examples=40, deadline=None)
+def test_cubic_resampling_equals_a_slow_one(shape, target, seed):
+    rng = np.random.default_rng(seed)
+    lines = [rng.integers(-1024, 3072, n).astype(np.float64) for n in shape]
+    z, y, x = (resampled_slowly(line, m) for line, m in zip(lines, target, strict=True))
+    # A sum of three axes keeps its form: each axis is resampled alone, and weights sum to 1.
+    volume = sum(np.ix_(*lines)) / 3
+    reference = sum(np.ix_(z, y, x)) / 3
+    np.testing.assert_allclose(resample_cubic(volume, target), reference, atol=0.02)
+
+
 @given(shapes, shapes, seeds)
 @settings(max_examples=60, deadline=None)
-def test_cubic_resampling_equals_scipy(shape, target, seed):
+def test_on_finer_grids_cubic_resampling_equals_scipy(shape, more, seed):
     hu = np.random.default_rng(seed).integers(-1024, 3072, shape).astype(np.int16)
+    target = tuple(n + m - 1 for n, m in zip(shape, more, strict=True))
     # scipy leaves single-voxel axes alone when the zoom is asked for by factor, so repeat them.
     reference = hu.astype(np.float64)
     for axis, (n, m) in enumerate(zip(shape, target, strict=True)):
@@ -43,6 +76,19 @@ def test_cubic_resampling_equals_scipy(shape, target, seed):
     stored = resample_hu(hu, target)
     assert stored.dtype == np.int16
     assert np.abs(stored - np.clip(reference, -1024, 3071)).max() <= 0.51
+
+
+@given(st.integers(40, 200), st.floats(1.0, 4.0))
+@settings(max_examples=40, deadline=None)
+def test_coarser_voxels_average_the_noise_of_what_they_cover(n, step):
+    m = max(10, round(n / step))
+    power = (cubic_matrix(n, m) ** 2).sum(axis=1)[2:-2].mean()
+    assert power < 1.15 * m / n
+
+
+def test_one_voxel_less_changes_next_to_nothing():
+    exact = ndimage.zoom(np.eye(200), (199 / 200, 1), order=3, mode="nearest", grid_mode=True)
+    assert np.abs(cubic_matrix(200, 199) - exact).max() < 0.01
 
 
 @given(grids(), seeds)
