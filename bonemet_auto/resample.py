@@ -10,6 +10,7 @@ rows are non-zero in a narrow band only, and the volume is multiplied band by ba
 than evaluating the spline voxel by voxel, with the same result).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -167,19 +168,24 @@ def cubic_matrix(n: int, m: int) -> Float32Array:
     """
     if n == 1:
         return np.ones((m, 1), dtype=np.float32)
-    weights = _share_of_points(n / m) if m < n else np.ones(1)
-    taken: npt.NDArray[np.float64] = ndimage.zoom(
-        np.eye(n), (m * len(weights) / n, 1), order=3, mode="nearest", grid_mode=True
-    )
-    return (weights @ taken.reshape(m, len(weights), n)).astype(np.float32)
+    step = n / m
+    matrix = np.zeros((m, n))
+    for place, weight in _points(step) if m < n else [(0.5, 1.0)]:
+        # Each point of all new voxels at once: no matrix of all points is made.
+        matrix += weight * ndimage.affine_transform(
+            np.eye(n), (step, 1), (place * step - 0.5, 0), (m, n), order=3, mode="nearest"
+        )
+    return matrix.astype(np.float32)
 
 
-def _share_of_points(step: float) -> npt.NDArray[np.float64]:
-    """How much each of some points spread over a new voxel, `step` old ones wide, counts."""
-    edges = np.linspace(-0.5, 0.5, _POINTS + 1)
+def _points(step: float) -> Iterator[tuple[float, float]]:
+    """Places within a new voxel that is `step` old ones wide, in its widths, and their weights."""
     half = 0.5 * np.sqrt(1 - 1 / step**2)
-    covered: npt.NDArray[np.float64] = np.diff(np.clip(edges, -half, half))
-    return covered / covered.sum()
+    edges = np.linspace(0, 1, _POINTS + 1)
+    covered = np.diff(np.clip(edges, 0.5 - half, 0.5 + half))
+    for place, share in zip(edges[:-1] + 0.5 / _POINTS, covered, strict=True):
+        if share > 0:
+            yield float(place), float(share / covered.sum())
 
 
 def _resample_into(volume: npt.NDArray[np.generic], resampled: npt.NDArray[np.generic]) -> None:
