@@ -69,9 +69,17 @@ class TrainingPlan(Ours):
     compiled: bool = False
 
 
-class AugmentationPlan(Ours):
-    """What is added to training windows; `planting` is the share that get a synthetic lesion."""
+Axes = tuple[Literal[0, 1, 2], ...]
 
+
+class AugmentationPlan(Ours):
+    """What is done to training windows.
+
+    `mirror_axes` are flipped at random; plans that do not name them flip all. `planting` is the
+    share of windows that get a synthetic lesion.
+    """
+
+    mirror_axes: Axes = (0, 1, 2)
     planting: float = Field(default=0.0, ge=0, le=1)
 
 
@@ -79,7 +87,7 @@ class InferencePlan(Ours):
     """How windows are laid over a scan."""
 
     overlap: float = Field(ge=0, lt=1)
-    mirror_axes: tuple[Literal[0, 1, 2], ...]
+    mirror_axes: Axes
     skip_windows_without_bone: bool
 
 
@@ -135,7 +143,7 @@ class Plan(Ours):
     scope: Scope | None = None
 
     @model_validator(mode="after")
-    def _patch_fits_strides(self) -> "Plan":
+    def _parts_fit(self) -> "Plan":
         total = self.network.total_stride(len(self.network.strides) - 1)
         if any(p % t for p, t in zip(self.patch_size, total, strict=True)):
             raise ValueError(
@@ -143,4 +151,10 @@ class Plan(Ours):
             )
         if self.window_hu[0] >= self.window_hu[1]:
             raise ValueError(f"window_hu {self.window_hu} must rise")
+        unseen = set(self.inference.mirror_axes) - set(self.augmentation.mirror_axes)
+        if unseen:
+            raise ValueError(
+                f"inference mirrors axes {sorted(unseen)}, which augmentation.mirror_axes lacks: "
+                "the network never sees such windows in training"
+            )
         return self

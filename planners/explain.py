@@ -212,8 +212,9 @@ def _running_rows(plan: Plan, fingerprint: Fingerprint) -> list[Row]:
         ("weight decay", training.weight_decay, constant, "none"),
         ("warm-up share", training.warmup_share, constant, "none"),
         ("share of patches on lesions", training.lesion_share, constant, "none"),
+        ("axes mirrored in training", plan.augmentation.mirror_axes, constant, "none"),
         ("overlap of windows", inference.overlap, constant, "none"),
-        ("mirrored axes", inference.mirror_axes, constant, "none"),
+        ("axes mirrored at inference", inference.mirror_axes, constant, "none"),
         (
             "windows without bone are skipped",
             inference.skip_windows_without_bone,

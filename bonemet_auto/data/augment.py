@@ -5,6 +5,8 @@ independent of the worker that makes it. Instance maps are warped with nearest n
 interpolating one-hot maps costs one pass per lesion.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 from batchgenerators.augmentations.spatial_transformations import augment_spatial
@@ -68,10 +70,12 @@ def warp(image: Float, instances: Int, patch_size: Index, spacing_mm: Triple) ->
     return warped[0, 0].astype(np.float32), ids[0, 0].astype(np.uint16)
 
 
-def mirror(image: Float, instances: Int, rng: np.random.Generator) -> tuple[Float, Int]:
-    """Flip each axis with probability one half."""
-    axes = tuple(int(axis) for axis in np.flatnonzero(rng.random(3) < 0.5))
-    return np.flip(image, axes), np.flip(instances, axes)
+def mirror(
+    image: Float, instances: Int, axes: Sequence[int], rng: np.random.Generator
+) -> tuple[Float, Int]:
+    """Flip each of some axes with probability one half."""
+    flipped = tuple(axis for axis in axes if rng.random() < 0.5)
+    return np.flip(image, flipped), np.flip(instances, flipped)
 
 
 def change_intensity(image: Float) -> Float:

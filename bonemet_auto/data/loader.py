@@ -124,7 +124,8 @@ class PatchDataset(Dataset[Sample]):
         if warped:
             image, instances = warp(image, instances, plan.patch_size, plan.spacing_mm)
         if self.augmented:
-            image, instances = mirror(change_intensity(image), instances, rng)
+            axes = plan.augmentation.mirror_axes
+            image, instances = mirror(change_intensity(image), instances, axes, rng)
         return np.ascontiguousarray(image), np.ascontiguousarray(instances), lesions
 
     def _paste(

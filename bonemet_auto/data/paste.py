@@ -60,7 +60,8 @@ def cut_out(
 
 def vary(cutout: Cutout, spacing_mm: Triple, rng: np.random.Generator) -> Cutout:
     """The cutout mirrored, rotated and scaled at random."""
-    image, ids = mirror(cutout.image, cutout.mask.astype(np.uint16), rng)
+    # Unlike a window, a lesion has no upper or front side.
+    image, ids = mirror(cutout.image, cutout.mask.astype(np.uint16), (0, 1, 2), rng)
     shape = (image.shape[0], image.shape[1], image.shape[2])
     image, ids = warp(np.ascontiguousarray(image), np.ascontiguousarray(ids), shape, spacing_mm)
     return Cutout(image, ids > 0)

@@ -178,6 +178,10 @@ def test_all_mistakes_of_a_file_are_named_with_their_paths(tmp_path):
         ({"network__anchor_sizes": [[[3, 3, 3]]]}, "one list per entry of rpn_stages"),
         ({"training__lesion_share": 1.5}, "training.lesion_share"),
         ({"inference__overlap": 1}, "inference.overlap"),
+        (
+            {"augmentation": {"mirror_axes": [2]}, "inference__mirror_axes": [0, 2]},
+            r"inference mirrors axes \[0\], which augmentation.mirror_axes lacks",
+        ),
         ({"format_version": 2}, r"newer .*\(format_version 2, this one reads 1\); update"),
         ({"format_version": 0}, "format_version: Input should be 1"),
         ({"format_version": "2"}, "format_version: Input should be 1"),
