@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from bonemet_auto.training.schedule import LOSS_WEIGHTS
+
 
 @dataclass(frozen=True)
 class Signal:
@@ -53,6 +55,6 @@ SIGNALS = {
     ),
     "longer average": _constants(training__schedule__EMA_HORIZON_SHARE=0.15),
     "Dice weight 0.3": _constants(
-        training__schedule__LOSS_WEIGHTS={"dense_dice": 0.3, "dense_entropy": 1.0, "coarse": 0.5}
+        training__schedule__LOSS_WEIGHTS=LOSS_WEIGHTS | {"dense_dice": 0.3}
     ),
 }
