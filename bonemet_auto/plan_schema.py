@@ -75,8 +75,8 @@ Axes = tuple[Literal[0, 1, 2], ...]
 class AugmentationPlan(Ours):
     """What is done to training windows.
 
-    `mirror_axes` are flipped at random; plans that do not name them flip all. `planting` is the
-    share of windows that get a synthetic lesion.
+    `mirror_axes` are flipped at random. `planting` is the share of windows that get a synthetic
+    lesion.
     """
 
     mirror_axes: Axes = (0, 1, 2)

@@ -9,14 +9,7 @@ import numpy.typing as npt
 
 from bonemet_auto.errors import PlanError
 from bonemet_auto.geometry import Index, Triple
-from bonemet_auto.plan_schema import (
-    AugmentationPlan,
-    InferencePlan,
-    NetworkPlan,
-    Plan,
-    Target,
-    TrainingPlan,
-)
+from bonemet_auto.plan_schema import InferencePlan, NetworkPlan, Plan, Target, TrainingPlan
 from bonemet_auto.schema import Fingerprint
 from bonemet_auto.scope import scope_of
 from planners.anchors import Sizes, choose_stages, search_anchors
@@ -119,7 +112,6 @@ def make_plan(
             warmup_share=preset.warmup_share,
             lesion_share=0.5,
         ),
-        augmentation=AugmentationPlan(mirror_axes=preset.mirror_axes),
         inference=InferencePlan(
             overlap=0.5,
             mirror_axes=preset.mirror_axes,

@@ -27,7 +27,7 @@ class Preset:
         epochs: that they are counted in.
         learning_rate: peak.
         warmup_share: of the iterations.
-        mirror_axes: mirrored at random in training, and at inference.
+        mirror_axes: mirrored at inference.
     """
 
     planner: str
@@ -68,7 +68,7 @@ _ATTO = Preset(
     epochs=1000,
     learning_rate=4e-4,
     warmup_share=0.02,
-    mirror_axes=(2,),
+    mirror_axes=(0, 1, 2),
 )
 FAMILIES = (
     (0, 0, _ATTO),

@@ -44,7 +44,7 @@ SIGNALS = {
     "no paste": _constants(data__loader__PASTE_SHARE=0.0),
     "up to 4 pasted": _constants(data__loader__MOST_PASTED=4, data__loader__PASTE_SHARE=1.0),
     "up to 8 pasted": _constants(data__loader__MOST_PASTED=8, data__loader__PASTE_SHARE=1.0),
-    "mirrors of all axes": _plan(augmentation__mirror_axes=(0, 1, 2)),
+    "left and right only": _plan(augmentation__mirror_axes=(2,)),
     "planted into half": _plan(augmentation__planting=0.5),
     "no warp": _constants(data__loader__SPATIAL_SHARE=0.0),
     "half as wide again": _plan(network__widths=(48, 96, 144, 192)),

@@ -103,7 +103,7 @@ def test_the_fast_plan_of_the_usual_phantom():
     plan = planners.plan_fast(cohort([(2.0, 0.95, 0.95)], (60, 96, 96), lesions), CPU, "default")
     assert plan.spacing_mm == (2.0, 1.5, 1.5)
     assert plan.patch_size == (32, 48, 48)
-    assert plan.inference.mirror_axes == plan.augmentation.mirror_axes == (2,)
+    assert plan.inference.mirror_axes == (2,)
     assert plan.planner == "fast" and plan.name == "default"
 
 
