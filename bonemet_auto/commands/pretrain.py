@@ -85,7 +85,6 @@ def _pretrain_in(folder: Path, name: str, options: argparse.Namespace) -> int:
     from bonemet_auto.images import find_images
     from bonemet_auto.model.masked import build_autoencoder
     from bonemet_auto.plan_file import read_plan
-    from bonemet_auto.plan_schema import AugmentationPlan
     from bonemet_auto.processor import default_workers, pick_device
     from bonemet_auto.schema import write_failures, write_json
     from bonemet_auto.training.log import TrainingLog
@@ -103,7 +102,8 @@ def _pretrain_in(folder: Path, name: str, options: argparse.Namespace) -> int:
     cases, failed = store_unlabelled(images, plan, planned / "unlabelled")
     if not cases:
         raise DataError(f"none of the {len(images)} scans could be read; see the warnings above")
-    plain = plan.model_copy(update={"augmentation": AugmentationPlan()})
+    unplanted = plan.augmentation.model_copy(update={"planting": 0.0})
+    plain = plan.model_copy(update={"augmentation": unplanted})
     dataset = PatchDataset(planned / "unlabelled", cases, plain, progress.seed)
     workers = default_workers() if options.workers is None else options.workers
     if not options.resume:

@@ -103,7 +103,7 @@ def train_and_predict(root: Path, name: str, scans: Path) -> None:
     if not (fold / POINT_NAME).is_file():
         steps = ["--iterations", length, "--workers", 0]
         until = steps if length.isdecimal() else ["--time-budget", length]
-        run("bonemet_train", dataset_of(name), 0, "--root", out, *until)
+        run("bonemet_train", dataset_of(name), 0, "--root", out, "--overwrite", *until)
     if not (out / PREDICTED / "run_report.json").is_file():
         run("bonemet_predict", "-i", scans, "-o", out / PREDICTED, "-m", fold)
 

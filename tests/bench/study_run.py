@@ -24,7 +24,7 @@ from bonemet_auto.images import find_images  # noqa: E402
 from bonemet_auto.inference.export import write_case  # noqa: E402
 from bonemet_auto.inference.predict import Prediction, predict_cases  # noqa: E402
 from bonemet_auto.model.transfer import transfer_weights  # noqa: E402
-from bonemet_auto.plan_schema import AugmentationPlan, Plan  # noqa: E402
+from bonemet_auto.plan_schema import Plan  # noqa: E402
 from bonemet_auto.schema import Fingerprint, Splits, read_json  # noqa: E402
 from bonemet_auto.training import schedule  # noqa: E402
 from bonemet_auto.training.log import TrainingLog  # noqa: E402
@@ -77,7 +77,7 @@ def windows(
     cases: Path, names: Sequence[str], plan: Plan, variant: Variant, seed: int
 ) -> PatchDataset:
     """Training windows of a variant."""
-    augmentation = AugmentationPlan(planting=variant.planting)
+    augmentation = plan.augmentation.model_copy(update={"planting": variant.planting})
     plan = plan.model_copy(update={"augmentation": augmentation})
     return PatchDataset(cases, names[: variant.cases], plan, seed)
 

@@ -1,3 +1,4 @@
+import json
 import logging
 import shutil
 
@@ -7,6 +8,7 @@ import torch
 
 from bonemet_auto.commands.pretrain import main
 from bonemet_auto.commands.train import main as train
+from bonemet_auto.data import loader
 from bonemet_auto.training import log
 from tests.unit.test_train_command import NAME, prepared  # noqa: F401 - a fixture
 
@@ -53,6 +55,19 @@ def test_pretrained_weights_start_a_fold(root, capsys, caplog):
     flags = ["1", "0", "--root", str(root), "--device", "cpu", "--workers", "0"]
     assert train([*flags, "--iterations", "2", "--init-weights", str(folder_of(root))]) == 0
     assert "2 unused" in caplog.text and "rpn" in caplog.text
+
+
+def test_pretraining_mirrors_as_the_plan_says_and_plants_nothing(root, monkeypatch):
+    file = root / "preprocessed" / NAME / "default" / "plan.json"
+    plan = json.loads(file.read_text())
+    plan["augmentation"] = {"mirror_axes": [2], "planting": 0.5}
+    plan["inference"]["mirror_axes"] = [2]
+    file.write_text(json.dumps(plan))
+    seen, real = [], loader.mirror
+    monkeypatch.setattr(loader, "mirror", lambda *given: seen.append(given[2]) or real(*given))
+    monkeypatch.setattr(loader, "plant", lambda *given: pytest.fail("planted"))
+    assert pretrain(root, "--iterations", "2") == 0
+    assert seen and set(seen) == {(2,)}
 
 
 def test_a_resumed_pretraining_equals_one_in_one_go(root, tmp_path, capsys, monkeypatch):
