@@ -17,7 +17,8 @@ FOUND = 0.5
 CERTAIN = 0.88
 """Least dense probability of a box's surest voxel, once a lesion there is taken for given."""
 
-MAX_LEFTOVERS = 24
+MAX_LEFTOVERS = 100
+"""So many dense components without a box become candidates at most."""
 _MARGIN_SHARE = 0.1
 _LEAST_MARGIN_VOXEL = 2.0
 _LEAST_PROBABILITY = 1e-3

@@ -51,9 +51,15 @@ from bonemet_auto.scans import Scan, read_scan
 from bonemet_auto.schema import FailedCase
 from bonemet_auto.upright import turn_of, upright_view
 
-MAX_LESIONS = 24
+MAX_LESIONS = 100
+"""So many boxes of a scan are outlined at most: each costs a window of its own."""
 MIN_SCORE = 0.02
 MIN_LEFTOVER_MM3 = 20.0
+
+_MANY = (
+    f"{MAX_LESIONS} places were found that may be lesions, as many as are outlined: there may be more, "
+    "and counts and volumes are then too low"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -194,7 +200,10 @@ def find_lesions(
         clusters = consolidate(raw, tiling, len(mirrors) * len(models), components)
         least_voxels = max(1, round(MIN_LEFTOVER_MM3 / float(np.prod(stored.spacing_mm))))
         candidates = outline_candidates(dense, components, clusters, describe, least_voxels)
-    return Evidence(tuple(candidates), stored.grid, prepared.warnings)
+    warnings = prepared.warnings
+    if len(clusters.boxes) == MAX_LESIONS:
+        warnings += (_MANY,)
+    return Evidence(tuple(candidates), stored.grid, warnings)
 
 
 def _read_and_prepare(scan: Scan, plan: Plan) -> Prepared:
@@ -248,10 +257,7 @@ def consolidate(raw: Boxes, tiling: Tiling, runs: int, components: IntArray) -> 
     wanted = (clusters.scores > MIN_SCORE) & (inside[:, 3:] > inside[:, :3]).all(dim=1)
     clusters = Clusters(inside[wanted], clusters.scores[wanted], clusters.cut[wanted])
     clusters = unite_cut_boxes(clusters, components)
-    best = torch.sort(clusters.scores, descending=True, stable=True).indices
-    if len(best) > MAX_LESIONS:
-        _log.debug("%d lesion boxes; the %d best are outlined", len(best), MAX_LESIONS)
-    best = best[:MAX_LESIONS]
+    best = torch.sort(clusters.scores, descending=True, stable=True).indices[:MAX_LESIONS]
     return Clusters(clusters.boxes[best], clusters.scores[best], clusters.cut[best])
 
 

@@ -84,6 +84,19 @@ def test_masks_never_overlap():
     assert times.max() == 1
 
 
+def test_where_more_lesions_are_than_are_outlined_a_warning_says_so(monkeypatch):
+    scan = tissue((32, 32, 40))
+    for centre in [(8, 8, 8), (8, 24, 8), (24, 8, 30), (24, 24, 30)]:
+        add_ball(scan, centre, 3)
+    found = {}
+    for most in (3, 5):
+        monkeypatch.setattr("bonemet_auto.inference.predict.MAX_LESIONS", most)
+        found[most] = predict_volume(scan, [BlobNetwork()], make_plan(), CPU)
+    assert len(found[5].lesions) == 4
+    told = [any("there may be more" in text for text in found[most].warnings) for most in (3, 5)]
+    assert told == [True, False]
+
+
 def test_a_scan_without_lesions_gives_none_and_says_that_no_bone_is_in_view():
     result = predict_volume(tissue((20, 20, 20)), [BlobNetwork()], make_plan(), CPU)
     assert result.lesions == []
