@@ -29,8 +29,9 @@ class Findings:
     """What a model estimates of one scan.
 
     Attributes:
-        lesions: at or above the score threshold, best first; `id` is their number in `instances`.
-        candidates: those below it.
+        lesions: at or above the score threshold and the smallest volume, best first; `id` is their
+            number in `instances`.
+        candidates: the others.
         patient: estimate for the patient.
         warnings: reasons to distrust all this.
         instances: uint16 ids of the lesions on the scan's own grid, 0 elsewhere.

@@ -32,7 +32,8 @@ def make_splits(fingerprint: Fingerprint, n_folds: int = N_FOLDS, seed: int = 0)
     A patient goes with all its cases to the fold that has the fewest patients of its kind (label of
     the patient, and whether any of its cases has a lesion), then the fewest cases. With fewer
     patients than `n_folds` there are as many folds as patients; a single patient gives one fold
-    without validation cases, because training and validation on one scan would flatter.
+    without validation cases, because training and validation on one scan would flatter: only a
+    model on all cases can then be trained.
     """
     labels = patient_labels(fingerprint.cases)
     if len(labels) < 2:

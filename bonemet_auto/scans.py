@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 Scan = Path | Series
 """An image file, or a series of DICOM slices."""
 
+_ZIPPED_BY_THE_WAY = ("__MACOSX", ".DS_Store")
+
 
 def read_scan(scan: Scan) -> Volume:
     """CT as int16 Hounsfield units, rounded and saturated to `images.HU_RANGE`.
@@ -88,7 +90,15 @@ def unpacked(source: Path) -> Iterator[Path]:
                 f"{source} cannot be unpacked ({broken}). Unpack it yourself, or zip it again "
                 "without a password."
             ) from None
-        yield Path(place)
+        yield _without_wrapping(Path(place))
+
+
+def _without_wrapping(folder: Path) -> Path:
+    """The folder that was zipped, where it was zipped as such and not what it holds."""
+    inside = [path for path in folder.iterdir() if path.name not in _ZIPPED_BY_THE_WAY]
+    if len(inside) == 1 and inside[0].is_dir():
+        return _without_wrapping(inside[0])
+    return folder
 
 
 def _require_room(source: Path, archive: zipfile.ZipFile, place: Path) -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from bonemet_auto.model.footprint import HEADROOM
 from bonemet_auto.plan_schema import Plan
 from bonemet_auto.schema import Fingerprint
 from planners import anchors, default, memory, spacing
@@ -118,7 +119,7 @@ def _patch_rows(plan: Plan, fingerprint: Fingerprint) -> list[Row]:
             "memory, GB",
             round(plan.memory_bytes / 1e9, 2),
             "peak of a training step of this network on tensors without values, "
-            f"{memory.HEADROOM[plan.target.device]:g} times for the allocator, and "
+            f"{HEADROOM[plan.target.device]:g} times for the allocator, and "
             f"{memory.CONTEXT_BYTES[plan.target.device] / 1e9:g} GB for libraries",
             "patch, batch and network, in " + ("bfloat16" if plan.target.bfloat16 else "float32"),
         ),

@@ -1,7 +1,7 @@
 """The `fast` planner: for CPUs and small cohorts, minutes to an hour instead of days.
 
-All its constants stand here. Widths, depths and the learning rate were compared on phantoms
-(docs/adr/0008, 0009); the others are first choices.
+Its constants stand here, those of all planners in `planners/default.py`. Widths, depths and the
+learning rate were compared on phantoms (docs/adr/0008, 0009); the others are first choices.
 """
 
 from bonemet_auto.geometry import Index, Triple

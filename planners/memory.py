@@ -23,7 +23,7 @@ import math
 from dataclasses import dataclass
 
 from bonemet_auto.geometry import Index
-from bonemet_auto.model.footprint import measure_footprint
+from bonemet_auto.model.footprint import HEADROOM, measure_footprint
 from bonemet_auto.model.heads import BOX_BINS, MASK_BINS, SOURCE_BINS
 from bonemet_auto.model.mask_rcnn import MASK_ROIS, ROIS_PER_IMAGE
 from bonemet_auto.plan_schema import NetworkPlan, Plan, Target
@@ -33,12 +33,6 @@ BYTES_PER_PARAMETER = 16
 """Weight, moving average, and one moment and one gradient; Muon has no second moment."""
 BYTES_PER_GRADIENT = 4
 LOSS_BYTES = 12
-HEADROOM = {"cuda": 1.15, "cpu": 1.57}
-"""What the allocator holds beyond what is asked for, and workspaces of the operations.
-
-Measured on a CPU (docs/adr/0012), whose allocator keeps what was freed in pieces that do not fit
-again; assumed on a GPU.
-"""
 CONTEXT_BYTES = {"cuda": 800_000_000, "cpu": 400_000_000}
 """What libraries take once they work: compiled kernels and, on a GPU, its context."""
 

@@ -162,7 +162,7 @@ def open_queue(folder: Path, name: str, options: argparse.Namespace) -> "SlurmEx
     try:
         import submitit
     except ImportError:
-        raise UsageError("--cluster needs submitit: pip install 'bonemet_auto[cluster]'") from None
+        raise UsageError("--cluster needs submitit: pip install -e '.[cluster]'") from None
     try:
         queue = submitit.SlurmExecutor(folder=folder, max_num_timeout=1000)
     except RuntimeError as error:

@@ -12,7 +12,6 @@ from bonemet_auto import __version__
 from bonemet_auto.errors import BonemetError, StoppedError, UsageError
 
 EXIT_DONE = 0
-EXIT_BUG = 1
 EXIT_REFUSED = 2
 EXIT_SOME_FAILED = 3
 EXIT_STOPPED = 4

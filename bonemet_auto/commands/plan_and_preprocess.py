@@ -38,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "-d", "--dataset", required=True, help="number, name or folder name of the dataset"
     )
     add_root(parser)
-    parser.add_argument("--planner", help="default or fast; otherwise what the machine allows")
+    parser.add_argument(
+        "--planner", help="default, large or fast; otherwise what the machine allows"
+    )
     parser.add_argument("--plan-name", default="default", help="folder of the plan")
     parser.add_argument(
         "--gpu-memory", type=float, metavar="GB", help="plan for a GPU with so much memory"
@@ -189,8 +191,9 @@ def _plan(options: argparse.Namespace, fingerprint: "Fingerprint", folder: Path)
             "install bonemet_auto into an environment of its own."
         )
     if options.keep_plan or inherits(path):
-        _refuse_derivation(options, path)
-        plan = planners.measured_plan(read_plan(path, "Run once without --keep-plan."))
+        kept = read_plan(path, "Run once without --keep-plan.")
+        _refuse_derivation(options, path, kept.planner)
+        plan = planners.measured_plan(kept)
         logger.info("keeping the edited plan %s", path)
         needed_gb = plan.memory_bytes / 1e9
         if needed_gb > plan.target.memory_gb:
@@ -219,10 +222,12 @@ def _plan(options: argparse.Namespace, fingerprint: "Fingerprint", folder: Path)
     return plan
 
 
-def _refuse_derivation(options: argparse.Namespace, path: Path) -> None:
+def _refuse_derivation(options: argparse.Namespace, path: Path, planner: str) -> None:
     """Flags that make a plan say nothing about one that is kept."""
     flags = ("gpu_memory", "spacing", "patch_size")
     given = [f"--{flag.replace('_', '-')}" for flag in flags if getattr(options, flag) is not None]
+    if options.planner not in (None, planner):
+        given.append(f"--planner {options.planner}")
     if given:
         raise UsageError(
             f"{', '.join(given)}: {path} is a person's own and is kept. Edit it, leave the flags "

@@ -90,8 +90,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--folds",
         type=_fold,
         nargs="+",
-        help="folds that predict together (otherwise 0 to 4, as far as they are there), or all: "
-        "the model that was trained on all cases",
+        help="folds that predict together (otherwise the consolidated model, or all numbered ones "
+        "where there is none), or all: the model that was trained on all cases",
     )
     add_root(parser)
 
@@ -102,7 +102,10 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
         "--threshold", type=share, metavar="T", help="score from which a lesion counts (0 to 1)"
     )
     parser.add_argument(
-        "--overlap", type=share, metavar="S", help="least share of a window that the next covers"
+        "--overlap",
+        type=share,
+        metavar="S",
+        help="least share of a window that the next covers (0 to 0.9)",
     )
     parser.add_argument(
         "--no-mirrors", action="store_true", help="look at every window as it is only: faster"

@@ -44,6 +44,7 @@ def write_run_report(
         flags=flags
         | {
             "folds_used": ", ".join(str(folder) for folder in ensemble.folders),
+            "networks": str(len(ensemble.models)),
             "operating_point": ensemble.operating_point.rule,
         },
         seed=None,

@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--tensorboard",
         action="store_true",
-        help="also write TensorBoard events (pip install 'bonemet_auto[tensorboard]')",
+        help="also write TensorBoard events (pip install -e '.[tensorboard]')",
     )
     add_cluster(parser)
     start = parser.add_mutually_exclusive_group()
@@ -122,7 +122,7 @@ def _fold(text: str) -> int | str:
 def _train(options: argparse.Namespace) -> int:
     started = time.perf_counter()
     if options.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise UsageError("--tensorboard needs: pip install 'bonemet_auto[tensorboard]'")
+        raise UsageError("--tensorboard needs: pip install -e '.[tensorboard]'")
     if options.cluster:
         return submit_folds(options)
     from bonemet_auto.processor import tune_processor

@@ -30,6 +30,7 @@ class HeldOutCase:
 
     Attributes:
         case: case id.
+        patient_id: whose scan it is.
         fold: whose network it is.
         geometry: the scan's grid.
         lesions: all that was found, in any order.
@@ -42,6 +43,7 @@ class HeldOutCase:
     """
 
     case: str
+    patient_id: str
     fold: int
     geometry: Geometry
     lesions: tuple[Lesion, ...]
@@ -120,6 +122,7 @@ def held_out_case(
     sources = [labels.instances.get(matches[number].reference) for number in scores]
     return HeldOutCase(
         case=case,
+        patient_id=labels.patient_id or case,
         fold=fold,
         geometry=geometry,
         lesions=tuple(result.lesions),

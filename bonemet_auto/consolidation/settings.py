@@ -142,7 +142,7 @@ def choose_outline(drawn: Mapping[Outline, Sequence[HeldOutCase]]) -> Outline:
     if not any(case.n_reference for case in usual):
         return USUAL_OUTLINE
     threshold = choose_operating_point([case.scored() for case in usual]).score_threshold
-    weights = _replicates(len(usual))
+    weights = _replicates(usual)
     references = weights @ np.array([float(case.n_reference) for case in usual])
     values = {}
     for outline, cases in drawn.items():
@@ -159,7 +159,7 @@ def choose_smallest(cases: Sequence[HeldOutCase]) -> float:
     """Smallest volume in mm3 of what is reported as a lesion, by CPM."""
     if not any(case.n_reference for case in cases):
         return 0.0
-    weights = _replicates(len(cases))
+    weights = _replicates(cases)
     values = {smallest: cpm(cases, smallest, weights) for smallest in SMALLEST_MM3}
     return best_beyond_noise(SMALLEST_MM3[0], values)
 
@@ -169,8 +169,8 @@ def best_beyond_noise(usual: Choice, values: Mapping[Choice, FloatArray]) -> Cho
 
     Args:
         usual: what stays if none is.
-        values: (1 + replicates,) of each choice: the figure, then over resampled cases. The error
-            is that of the paired difference.
+        values: (1 + replicates,) of each choice: the figure, then over resampled patients. The
+            error is that of the paired difference.
     """
     best, most = usual, 0.0
     for choice, value in values.items():
@@ -180,10 +180,11 @@ def best_beyond_noise(usual: Choice, values: Mapping[Choice, FloatArray]) -> Cho
     return best
 
 
-def _replicates(n_cases: int) -> FloatArray:
-    """Weights (1 + replicates, cases): all alike, then resampled."""
-    weights = patient_weights(n_cases, _REPLICATES, np.random.default_rng(0))
-    return np.vstack([np.ones(n_cases), weights])
+def _replicates(cases: Sequence[HeldOutCase]) -> FloatArray:
+    """Weights (1 + replicates, cases): all alike, then patients resampled with all their scans."""
+    patients, own = np.unique([case.patient_id for case in cases], return_inverse=True)
+    weights = patient_weights(len(patients), _REPLICATES, np.random.default_rng(0))
+    return np.vstack([np.ones(len(cases)), weights[:, own]])
 
 
 def cpm(cases: Sequence[HeldOutCase], smallest: float, weights: FloatArray) -> FloatArray:

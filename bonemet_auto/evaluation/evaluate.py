@@ -102,11 +102,6 @@ def evaluate_cohort(
     )
 
 
-def cohort_figures(cohort: Cohort, n_bootstrap: int, seed: int) -> Figures:
-    """All figures of a measured cohort; every interval rests on the same resampled patients."""
-    return read_measures(cohort_measures(cohort), cohort_weights(cohort, n_bootstrap, seed))
-
-
 def write_evaluation(evaluation: Evaluation, out: Path, cohort: str = "external") -> None:
     """Write `metrics.json` and the tables, as docs/reference/formats.md lists them.
 

@@ -8,10 +8,9 @@ from typing import TypeVar
 import torch
 
 from bonemet_auto.geometry import Index
-from bonemet_auto.model.footprint import forward_bytes
+from bonemet_auto.model.footprint import HEADROOM, forward_bytes
 from bonemet_auto.model.precision import has_bfloat16
 from bonemet_auto.plan_schema import Plan
-from planners.memory import HEADROOM
 
 CPU_BATCH = 2
 LARGEST_GPU_BATCH = 16

@@ -139,7 +139,8 @@ def counts(lesion: Lesion, point: OperatingPoint) -> bool:
 def estimate_patient(lesions: Sequence[Lesion], point: OperatingPoint) -> PatientRecord:
     """Probability that the patient has a lung-cancer metastasis, from the lesions reported.
 
-    Without a lesion the label is 0 and the probability the rate among such validation patients.
+    Without a lesion the label is 0 and the probability the rate among such validation patients,
+    with one pseudo-count on each side.
     """
     probability = rule_of(point).probability(pooled_lesions(lesions))
     return PatientRecord(

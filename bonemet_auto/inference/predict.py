@@ -57,8 +57,8 @@ MIN_SCORE = 0.02
 MIN_LEFTOVER_MM3 = 20.0
 
 _MANY = (
-    f"{MAX_LESIONS} places were found that may be lesions, as many as are outlined: there may be more, "
-    "and counts and volumes are then too low"
+    f"{MAX_LESIONS} places were found that may be lesions, as many as are outlined: there may be "
+    "more, and counts and volumes are then too low"
 )
 
 _log = logging.getLogger(__name__)

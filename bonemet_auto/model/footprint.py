@@ -29,6 +29,13 @@ from bonemet_auto.model.mask_rcnn import (
 )
 from bonemet_auto.plan_schema import NetworkPlan
 
+HEADROOM = {"cuda": 1.15, "cpu": 1.57}
+"""What the allocator holds beyond what is asked for, and workspaces of the operations.
+
+Measured on a CPU (docs/adr/0012), whose allocator keeps what was freed in pieces that do not fit
+again; assumed on a GPU.
+"""
+
 
 @dataclass(frozen=True)
 class Footprint:

@@ -69,7 +69,7 @@ def out_of_fold(fit: Fit, patients: Sequence[LabelledPatient]) -> FloatArray:
 
     Args:
         fit: from patients to a rule: one of `FITS`, or a whole choice among them.
-        patients: each patient once.
+        patients: each patient once; of several scans each counts as one.
 
     Returns:
         (n,) probabilities, of unlabelled patients too.
@@ -104,7 +104,8 @@ def choose_rule(patients: Sequence[LabelledPatient]) -> RuleChoice:
     and where `fit_head` refuses a fold's patients the head is left out; the reason says so.
 
     Args:
-        patients: each patient once; those without label are left out.
+        patients: each patient once, those without label are left out; of several scans each counts
+            as one.
     """
     known = [item for item in patients if item.label is not None]
     if len(known) < MIN_PATIENTS:

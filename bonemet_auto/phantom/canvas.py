@@ -18,7 +18,6 @@ Box = tuple[slice, slice, slice]
 Distance = Callable[[Array, Array, Array], Array]
 
 FAR_MM = 50.0
-IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
 
 @dataclass(frozen=True)

@@ -70,9 +70,8 @@ def _software(pred: Path) -> dict[str, Any]:
         with suppress(DataError):  # that of another program
             run = read_json(report, RunReport)
     if run is None:
-        return {"ours": False, "run": None, "n_folds": 0}
-    used = run.flags.get("folds_used", "")
-    return {"ours": True, "run": run, "n_folds": len(used.split(", ")) if used else 0}
+        return {"ours": False, "run": None, "n_networks": 0}
+    return {"ours": True, "run": run, "n_networks": int(run.flags.get("networks", 0))}
 
 
 def _case_counts(pred: Path, evaluation: Evaluation) -> dict[str, Any]:

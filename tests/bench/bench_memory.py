@@ -14,11 +14,12 @@ import subprocess
 import sys
 from dataclasses import replace
 
+from bonemet_auto.model.footprint import HEADROOM
 from bonemet_auto.plan_schema import Plan, Target
 from planners import measured_plan
 from planners.default import make_plan
 from planners.fast import FAST
-from planners.memory import CONTEXT_BYTES, HEADROOM, Blueprint, training_bytes
+from planners.memory import CONTEXT_BYTES, Blueprint, training_bytes
 from planners.preset import FAMILIES
 from tests.nominal import nominal
 

@@ -65,13 +65,13 @@ def test_software_is_named_only_where_it_is_known(folders, tmp_path):
     run = RunReport(
         command="bonemet_predict", bonemet_version="9.8.7", versions={"torch": "6.5"},
         device="cuda:3", seed=None, started="", elapsed_s=1, cases_done=5, cases_failed=1,
-        flags={"folds_used": "/secret/fold_0, /secret/fold_1", "operating_point": "a rule"},
+        flags={"folds_used": "/secret/model", "networks": "5", "operating_point": "a rule"},
     )  # fmt: skip
     write_json(pred / "run_report.json", run)
     (pred / "failed_cases.json").write_text(json.dumps([{"case": "x", "reason": "", "fix": ""}]))
     known = items(write_checklist(pred, evaluation, "internal", tmp_path).read_text("utf-8"))
     assert "bonemet_auto 9.8.7, torch 6.5, on cuda:3" in known[23]
-    assert known[27].startswith("Ensembling.** 2 networks")
+    assert known[27].startswith("Ensembling.** 5 networks")
     assert "1 failed in prediction" in known[35] and "a rule" in known[26]
     assert not any("secret" in text for text in known.values())
 

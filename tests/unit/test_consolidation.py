@@ -32,13 +32,13 @@ def lesion(score=0.9, p_lung=0.8, volume_mm3=500.0):
     return Lesion(score, p_lung, 0.7, 300.0, mask, (0, 0, 0), volume_mm3, (0.0, 0.0, 0.0))
 
 
-def case(name, fold=0, real=(), false=(), is_lung=1, missed=0, label=None, dice=0.8):
+def case(name, fold=0, real=(), false=(), is_lung=1, missed=0, label=None, dice=0.8, patient=None):
     """A case whose `real` lesions lie on annotated ones of one source."""
     found = [dice] * len(real) + [0.0] * len(false)
     sources = [is_lung] * len(real) + [-1] * len(false)
     return HeldOutCase(
-        name, fold, GRID, (*real, *false), (), np.array(found), np.array(sources, int),
-        len(real) + missed, is_lung if label is None else label,
+        name, patient or name, fold, GRID, (*real, *false), (), np.array(found),
+        np.array(sources, int), len(real) + missed, is_lung if label is None else label,
     )  # fmt: skip
 
 
@@ -103,6 +103,21 @@ def test_small_lesions_go_only_where_that_clearly_helps():
 
 
 OTHER = Outline(0.25, 0.4)
+
+
+def test_scans_of_one_patient_are_no_more_evidence_than_one_scan():
+    def drawn(patients):
+        both = {}
+        for outline, gains in {USUAL_OUTLINE: (0, 0), OTHER: (0.15, -0.1)}.items():
+            both[outline] = [
+                case(f"{n}{k}", real=[lesion()], dice=0.7 + gains[k], patient=patients(n, k))
+                for n in range(40)
+                for k in range(2)
+            ]
+        return both
+
+    assert choose_outline(drawn(lambda n, k: f"{n}{k}")) == OTHER
+    assert choose_outline(drawn(lambda n, k: str(k))) == USUAL_OUTLINE
 
 
 def test_masks_are_drawn_in_another_way_only_where_that_clearly_helps():

@@ -80,6 +80,9 @@ def test_an_edited_plan_can_be_kept(root):
     plan["training"]["iterations"] = 77
     path.write_text(json.dumps(plan))
     assert run(root, "--plan-only", "--keep-plan", "--plan-name", "coarse") == 0
+    kept = path.read_bytes()
+    assert run(root, "--keep-plan", "--plan-name", "coarse", "--planner", "large") == 2
+    assert path.read_bytes() == kept
     assert json.loads(path.read_text())["training"]["iterations"] == 77
 
 

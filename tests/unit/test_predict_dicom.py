@@ -118,6 +118,15 @@ def test_a_zip_of_a_study_is_read_and_leaves_nothing_behind(model, tmp_path, mon
     assert not list((tmp_path / "t").iterdir())
 
 
+def test_a_zip_of_a_folder_of_scans_is_read(model, tmp_path):
+    write_volume(tmp_path / "export" / "scans" / "one.nii.gz", scan())
+    (tmp_path / "export" / "__MACOSX").mkdir()
+    (tmp_path / "export" / "__MACOSX" / "._scans").write_bytes(b"finder")
+    archive = shutil.make_archive(str(tmp_path / "export"), "zip", tmp_path / "export")
+    assert run(model, archive, tmp_path / "out") == 0
+    assert lesions_of(tmp_path / "out")[0] == "one"
+
+
 def test_a_zip_that_is_broken_is_named(model, tmp_path, capsys):
     (tmp_path / "a.zip").write_bytes(b"PK\3\4 and so on")
     assert run(model, tmp_path / "a.zip", tmp_path / "out") == 2
