@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from bonemet_auto.errors import PlanError, UsageError
+from bonemet_auto.errors import UsageError
 from bonemet_auto.geometry import Index, Triple
 from bonemet_auto.model.precision import has_bfloat16
 from bonemet_auto.plan_schema import Plan, Target
@@ -33,7 +33,6 @@ __all__ = [
     "detect_target",
     "explain_plan",
     "measured_plan",
-    "override",
     "plan_default",
     "plan_fast",
     "plan_large",
@@ -90,19 +89,3 @@ def detect_target(gpu_memory_gb: float | None) -> Target:
 def default_planner(target: Target) -> str:
     """`default` on a GPU, `fast` on a CPU."""
     return "default" if target.device == "cuda" else "fast"
-
-
-def override(
-    plan: Plan, fingerprint: Fingerprint, spacing_mm: Triple | None, patch_size: Index | None
-) -> Plan:
-    """Plan again with a spacing or patch size that a person asks for; what follows is re-derived.
-
-    Raises:
-        PlanError: impossible; the message names the nearest possible value.
-    """
-    if plan.planner not in PLANNERS:
-        raise PlanError(
-            f"plan '{plan.name}' was made by '{plan.planner}', known are {', '.join(PLANNERS)}. "
-            "Plan the dataset again."
-        )
-    return PLANNERS[plan.planner](fingerprint, plan.target, plan.name, spacing_mm, patch_size)

@@ -158,13 +158,12 @@ def test_windows_are_skipped_only_where_lesions_lie_in_bone(outside, skip):
 
 def test_impossible_requests_name_what_is_possible():
     fingerprint = cohort()
-    plan = planners.plan_fast(fingerprint, CPU, "p")
     with pytest.raises(PlanError, match=r"Nearest possible: \(32, 32, 48\)"):
-        planners.override(plan, fingerprint, None, (32, 32, 50))
+        planners.plan_fast(fingerprint, CPU, "p", None, (32, 32, 50))
     with pytest.raises(PlanError, match="Nearest possible"):
-        planners.override(plan, fingerprint, (0.0, 1.0, 1.0), None)
+        planners.plan_fast(fingerprint, CPU, "p", (0.0, 1.0, 1.0), None)
     with pytest.raises(PlanError, match=r"needs .* GB.*Nearest possible: \(48, 48, 48\)"):
-        planners.override(plan, fingerprint, None, (192, 192, 192))
+        planners.plan_fast(fingerprint, CPU, "p", None, (192, 192, 192))
     with pytest.raises(PlanError, match="no lesion"):
         planners.plan_fast(cohort(sizes=()), CPU, "p")
     with pytest.raises(PlanError, match="no usable training case"):
@@ -173,11 +172,9 @@ def test_impossible_requests_name_what_is_possible():
         planners.plan_default(fingerprint, Target(device="cuda", memory_gb=1), "p")
 
 
-def test_an_override_derives_the_rest_anew():
+def test_what_a_person_asks_for_derives_the_rest_anew():
     fingerprint = cohort()
-    plan = planners.override(
-        planners.plan_fast(fingerprint, CPU, "p"), fingerprint, (3, 1, 1), None
-    )
+    plan = planners.plan_fast(fingerprint, CPU, "p", (3, 1, 1))
     assert plan.spacing_mm == (3, 1, 1)
     assert plan.network.strides[0] == (1, 2, 2)
     assert "asked for (derived: (3, 3, 3))" in planners.explain_plan(plan, fingerprint)
