@@ -23,7 +23,7 @@ import pandas as pd
 from bonemet_auto.files import preprocessed_folder
 from bonemet_auto.plan_schema import Plan
 from bonemet_auto.schema import read_json, write_json
-from tests.bench.signals import SIGNALS
+from tests.bench.signals import MORE, SIGNALS
 from tests.bench.study import DATASET, commit, make_cohorts
 
 OTHER = "Dataset003_Val"
@@ -41,29 +41,31 @@ def main() -> None:
     options = parser.parse_args()
     if not options.table:
         make_cohorts(options.root, [])
-        make_others(options.root)
+        make_others(options.root, OTHER, 24, seed=3)
+        if any(SIGNALS[name].dataset for name in options.only):
+            make_others(options.root, MORE, 128, seed=21)
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(lambda run: start(options, *run), product(options.seeds, options.only)))
     print_table(options.steps)
 
 
-def make_other_phantoms(root: Path) -> None:
-    """24 phantoms that nothing trains on."""
-    raw = root / "raw" / OTHER
+def make_other_phantoms(root: Path, dataset: str = OTHER, cases: int = 24, seed: int = 3) -> None:
+    """More phantoms of the same size; the 24 of `OTHER` are those that nothing trains on."""
+    raw = root / "raw" / dataset
     if not raw.is_dir():
-        phantom = ["bonemet_phantom", str(raw), "--size", "medium", "--cases", "24"]
-        subprocess.run([*phantom, "--test-cases", "0", "--seed", "3"], check=True)
+        phantom = ["bonemet_phantom", str(raw), "--size", "medium", "--cases", str(cases)]
+        subprocess.run([*phantom, "--test-cases", "0", "--seed", str(seed)], check=True)
 
 
-def make_others(root: Path) -> None:
-    """The other phantoms, preprocessed with the plan of those that are trained on."""
-    make_other_phantoms(root)
+def make_others(root: Path, dataset: str, cases: int, seed: int) -> None:
+    """More phantoms, preprocessed with the plan of the study's own."""
+    make_other_phantoms(root, dataset, cases, seed)
     plan_file = Path("default") / "plan.json"
     plan = read_json(preprocessed_folder(root, DATASET) / plan_file, Plan)
-    folder = preprocessed_folder(root, OTHER)
+    folder = preprocessed_folder(root, dataset)
     (folder / "default").mkdir(parents=True, exist_ok=True)
-    write_json(folder / plan_file, plan.model_copy(update={"dataset": OTHER}))
-    command = ["bonemet_plan_and_preprocess", "-d", "3", "--root", str(root), "--keep-plan"]
+    write_json(folder / plan_file, plan.model_copy(update={"dataset": dataset}))
+    command = ["bonemet_plan_and_preprocess", "-d", dataset, "--root", str(root), "--keep-plan"]
     subprocess.run(command, check=True)
 
 

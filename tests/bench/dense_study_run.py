@@ -47,12 +47,12 @@ def main() -> None:
     given = read_json(folder / "default" / "plan.json", Plan)
     fingerprint = read_json(folder / "fingerprint.json", Fingerprint)
     training, held_out = fold_cases(read_json(folder / "splits.json", Splits), fingerprint, 0)
-    other = preprocessed_folder(root, OTHER)
-    others = [case.case for case in read_json(other / "fingerprint.json", Fingerprint).cases]
-    cases, other_cases = folder / "default" / "cases", other / "default" / "cases"
+    cases = folder / "default" / "cases"
+    trained = all_cases(root, signal.dataset) if signal.dataset else (cases, list(training))
 
     plan = plan_with(given, signal)
-    before, after = (PatchDataset(cases, training, item, seed) for item in (given, plan))
+    before = PatchDataset(cases, training, given, seed)
+    after = PatchDataset(*trained, plan, seed)
     cost = relative_cost(before, after, signal)
     steps = round(int(sys.argv[4]) / cost)
     torch.manual_seed(seed)
@@ -64,16 +64,23 @@ def main() -> None:
     # All see the same windows, whatever they were trained on.
     unseen = [
         plain(cases, held_out, given, WINDOWS["held out"]),
-        plain(other_cases, others, given, WINDOWS["others"]),
+        plain(*all_cases(root, OTHER), given, WINDOWS["others"]),
     ]
     images, instances = (torch.cat(parts) for parts in zip(*unseen, strict=True))
     figures = measure(trainer.ema, images, instances)
-    own = measure(trainer.ema, *plain(cases, training, given, WINDOWS["own"]))
+    own = measure(trainer.ema, *plain(*trained, given, WINDOWS["own"]))
     figures |= {"AP, own": own["AP"]}
     print(
         f"cost={cost:.2f};steps={steps};"
         + ";".join(f"{name}={value:.4f}" for name, value in figures.items())
     )
+
+
+def all_cases(root: Path, dataset: str) -> tuple[Path, list[str]]:
+    """Where a dataset's cases are stored, and their names."""
+    folder = preprocessed_folder(root, dataset)
+    fingerprint = read_json(folder / "fingerprint.json", Fingerprint)
+    return folder / "default" / "cases", [case.case for case in fingerprint.cases]
 
 
 def plan_with(plan: Plan, signal: Signal) -> Plan:

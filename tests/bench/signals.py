@@ -13,10 +13,12 @@ class Signal:
     Attributes:
         plan: values of plan fields, by dotted name.
         constants: values of constants, by dotted name within `bonemet_auto`.
+        dataset: what is trained on instead of fold 0 of the medium phantoms.
     """
 
     plan: dict[str, Any] = field(default_factory=dict)
     constants: dict[str, Any] = field(default_factory=dict)
+    dataset: str | None = None
 
 
 def _plan(**values: Any) -> Signal:
@@ -26,6 +28,8 @@ def _plan(**values: Any) -> Signal:
 def _constants(**values: Any) -> Signal:
     return Signal(constants={name.replace("__", "."): value for name, value in values.items()})
 
+
+MORE = "Dataset128_More"
 
 SIGNALS = {
     "today": Signal(),
@@ -57,4 +61,5 @@ SIGNALS = {
     "Dice weight 0.3": _constants(
         training__schedule__LOSS_WEIGHTS=LOSS_WEIGHTS | {"dense_dice": 0.3}
     ),
+    "128 scans instead of 32": Signal(dataset=MORE),
 }
