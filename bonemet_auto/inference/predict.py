@@ -56,9 +56,11 @@ MAX_LESIONS = 100
 MIN_SCORE = 0.02
 MIN_LEFTOVER_MM3 = 20.0
 
+_LIKELY = 0.5
+"""Box score of the weakest of them from which those beyond may be lesions, too."""
 _MANY = (
-    f"{MAX_LESIONS} places were found that may be lesions, as many as are outlined: there may be "
-    "more, and counts and volumes are then too low"
+    f"{MAX_LESIONS} places look like lesions, as many as are outlined: there may be more, "
+    "and counts and volumes are then too low"
 )
 
 _log = logging.getLogger(__name__)
@@ -201,7 +203,7 @@ def find_lesions(
         least_voxels = max(1, round(MIN_LEFTOVER_MM3 / float(np.prod(stored.spacing_mm))))
         candidates = outline_candidates(dense, components, clusters, describe, least_voxels)
     warnings = prepared.warnings
-    if len(clusters.boxes) == MAX_LESIONS:
+    if len(clusters.boxes) == MAX_LESIONS and clusters.scores[-1] >= _LIKELY:
         warnings += (_MANY,)
     return Evidence(tuple(candidates), stored.grid, warnings)
 
