@@ -21,7 +21,8 @@ from bonemet_auto.training.trainer import ALONE, Trainer
 
 _LEAST_UNTIMED_STEPS = 4
 _TIMED_STEPS = 10
-_LATE = 500
+_TRIED = 1000
+"""Length of the throw-away run that the timed steps belong to."""
 _OUTLINES_PER_CASE = 8
 _RESERVE_SHARE = 0.04
 """Kept back for checkpoints, reading and writing."""
@@ -52,9 +53,12 @@ def steps_for_budget(
     started = time.perf_counter()
     share = world.share_of(plan.batch_size)
     model = build_model(plan.network)
-    trainer = Trainer(model, plan.training, len(share), 2 * _LATE, 0, device, world)
-    # Early numbers train the dense branch alone, late ones everything.
-    dense_s, all_s = step_seconds(trainer, dataset, plan.batch_size, workers, (0, _LATE), share)
+    trainer = Trainer(model, plan.training, len(share), _TRIED, 0, device, world)
+    # The first step trains the dense branch alone, the last one everything.
+    first_and_last = (0, _TRIED - 1)
+    dense_s, all_s = step_seconds(
+        trainer, dataset, plan.batch_size, workers, first_and_last, share
+    )
     step_s = DENSE_ONLY_SHARE * dense_s + (1 - DENSE_ONLY_SHARE) * all_s
     forward_s = _forward_seconds(trainer, plan)
     validation_s = forward_s * sum(
