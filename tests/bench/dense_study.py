@@ -23,10 +23,10 @@ import pandas as pd
 from bonemet_auto.files import preprocessed_folder
 from bonemet_auto.plan_schema import Plan
 from bonemet_auto.schema import read_json, write_json
+from tests.bench.cohorts import DATASET, OTHER, make_cohorts, make_phantoms
 from tests.bench.signals import MORE, SIGNALS
-from tests.bench.study import DATASET, commit, make_cohorts
+from tests.bench.study import commit
 
-OTHER = "Dataset003_Val"
 CSV = Path(__file__).parents[2] / "docs" / "benchmarks" / "signals.csv"
 SHOWN = ("cost", "AP", "Dice", "found", "AP, own")
 
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only print what is there")
     options = parser.parse_args()
     if not options.table:
-        make_cohorts(options.root, [])
+        make_cohorts(options.root)
         make_others(options.root, OTHER, 24, seed=3)
         if any(SIGNALS[name].dataset for name in options.only):
             make_others(options.root, MORE, 128, seed=21)
@@ -49,17 +49,9 @@ def main() -> None:
     print_table(options.steps)
 
 
-def make_other_phantoms(root: Path, dataset: str = OTHER, cases: int = 24, seed: int = 3) -> None:
-    """More phantoms of the same size; the 24 of `OTHER` are those that nothing trains on."""
-    raw = root / "raw" / dataset
-    if not raw.is_dir():
-        phantom = ["bonemet_phantom", str(raw), "--size", "medium", "--cases", str(cases)]
-        subprocess.run([*phantom, "--test-cases", "0", "--seed", str(seed)], check=True)
-
-
 def make_others(root: Path, dataset: str, cases: int, seed: int) -> None:
     """More phantoms, preprocessed with the plan of the study's own."""
-    make_other_phantoms(root, dataset, cases, seed)
+    make_phantoms(root, dataset, cases, 0, seed)
     plan_file = Path("default") / "plan.json"
     plan = read_json(preprocessed_folder(root, DATASET) / plan_file, Plan)
     folder = preprocessed_folder(root, dataset)

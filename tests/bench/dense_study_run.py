@@ -27,10 +27,9 @@ from bonemet_auto.plan_schema import Plan  # noqa: E402
 from bonemet_auto.schema import Fingerprint, Splits, read_json  # noqa: E402
 from bonemet_auto.training import schedule  # noqa: E402
 from bonemet_auto.training.trainer import Trainer  # noqa: E402
+from tests.bench.cohorts import DATASET, OTHER  # noqa: E402
 from tests.bench.constants import changed  # noqa: E402
-from tests.bench.dense_study import OTHER  # noqa: E402
 from tests.bench.signals import SIGNALS, Signal  # noqa: E402
-from tests.bench.study import DATASET  # noqa: E402
 
 CPU = torch.device("cpu")
 WARMED, TIMED = 3, 21

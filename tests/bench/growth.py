@@ -4,12 +4,10 @@
     python -m tests.bench.growth ROOT --runs 40:15000 40:5000 --at-once 2
 
 A run is a number of scans and a time budget or a number of steps. Trains fold 0 (four fifths of the
-scans): for 40, of the medium phantoms that `tests.bench.study` makes, for other numbers of medium
-phantoms of a seed of their own. Predicts with each the 16 test phantoms of the former, the 24
-others of `tests.bench.dense_study` and, with `--background`, 8 real CTs with planted lesions.
-Prints the tables of docs/benchmarks.md: the 16, all 40, the planted. What is there already is not
-done again. Runs of so many steps may go at once, on a thread each: a step on one thread takes far
-less than twice the time of one on two.
+scans): for 40, of those of `tests.bench.cohorts`, for other numbers of medium phantoms of a seed of
+their own. Predicts the test scans with each and prints the tables of docs/benchmarks.md, one for
+each cohort. What is there already is not done again. Runs of so many steps may go at once, on a
+thread each: a step on one thread takes far less than twice the time of one on two.
 """
 
 import argparse
@@ -22,19 +20,18 @@ import pandas as pd
 from bonemet_auto.evaluation.evaluate import Evaluation, evaluate_folders
 from bonemet_auto.files import results_folder
 from bonemet_auto.inference.load import POINT_NAME
+from tests.bench.cohorts import (
+    DATASET,
+    cases_of,
+    held_out_reference,
+    held_out_scans,
+    make_cohorts,
+    make_phantoms,
+)
 from tests.bench.consolidation_study import cell, run
-from tests.bench.dense_study import OTHER, make_other_phantoms
-from tests.bench.inference_study import join_references, join_scans
-from tests.bench.study import COHORTS, DATASET, make_cohorts
+from tests.bench.study import PREDICTED
 
-PLANTED = COHORTS["planted"]
-PREDICTED = "predicted"
 SEED = 21
-SHOWN = {
-    "the same 16 phantoms": (DATASET,),
-    "those and 24 others": (DATASET, OTHER),
-    "real CTs with planted lesions": (PLANTED,),
-}
 FIGURES = {
     "patient DSC at the fold's threshold": ("segmentation", "dsc"),
     "lesion sensitivity at it": ("detection", "sensitivity_iou_0.1"),
@@ -59,38 +56,34 @@ def main() -> None:
     options = parser.parse_args()
     root = options.root
     make_cohorts(root, options.background)
-    make_other_phantoms(root)
-    scans, reference = gather(root, bool(options.background))
+    scans, reference = gather(root), held_out_reference(root)
     for dataset in {dataset_of(name) for name in options.runs} - {DATASET}:
         make_training_phantoms(root, dataset)
     if options.at_once > 1:
         os.environ["OMP_NUM_THREADS"] = "1"
     with ThreadPoolExecutor(options.at_once) as pool:
         list(pool.map(lambda name: train_and_predict(root, name, scans), options.runs))
-    for title, names in SHOWN.items():
-        cases = [path.stem for path in reference.glob("*.json") if path.stem.startswith(names)]
-        if cases:
-            found = {
-                name: evaluate_folders(folder_of(root, name) / PREDICTED, reference, cases=cases)
-                for name in options.runs
-            }
-            print_table(f"{title}: {len(cases)} scans", root, found)
+    for cohort, cases in cases_of(reference).items():
+        found = {
+            name: evaluate_folders(folder_of(root, name) / PREDICTED, reference, cases=cases)
+            for name in options.runs
+        }
+        print_table(cohort, root, found)
 
 
 def folder_of(root: Path, name: str) -> Path:
     return root / "growth" / name.replace(":", "_")
 
 
-def gather(root: Path, planted: bool) -> tuple[Path, Path]:
-    """One folder of all scans to predict and one of their labels."""
-    sets = {DATASET: "Ts", OTHER: "Tr"} | ({PLANTED: "Ts"} if planted else {})
-    scans, reference = root / "growth" / "scans", root / "growth" / "reference"
-    if not reference.is_dir():
-        scans.mkdir(parents=True, exist_ok=True)
-        for case, path in join_scans(root, sets).items():
-            (scans / f"{case}_0000.nii.gz").symlink_to(path.resolve())
-        join_references(root, sets, reference)
-    return scans, reference
+def gather(root: Path) -> Path:
+    """One folder of all scans to predict."""
+    scans = root / "growth" / "scans"
+    scans.mkdir(parents=True, exist_ok=True)
+    for case, path in held_out_scans(root).items():
+        link = scans / f"{case}_0000.nii.gz"
+        if not link.is_symlink():
+            link.symlink_to(path.resolve())
+    return scans
 
 
 def train_and_predict(root: Path, name: str, scans: Path) -> None:
@@ -119,10 +112,8 @@ def fold_of(root: Path, name: str) -> Path:
 
 def make_training_phantoms(root: Path, dataset: str) -> None:
     """As many scans as the dataset's number, none of them a test scan, and their plan."""
-    number, raw = int(dataset[7:10]), root / "raw" / dataset
-    if not raw.is_dir():
-        flags = ["--size", "medium", "--cases", number, "--test-cases", 0, "--seed", SEED]
-        run("bonemet_phantom", raw, *flags)
+    number = int(dataset[7:10])
+    make_phantoms(root, dataset, number, 0, SEED)
     run("bonemet_plan_and_preprocess", "-d", number, "--root", root, "--planner", "fast")
 
 

@@ -2,10 +2,9 @@
 
     python -m tests.bench.inference_study ROOT FOLD_FOLDER
 
-Predicts the 16 test phantoms that `tests.bench.study` makes and the 24 others of
-`tests.bench.dense_study`: nothing that the fold was trained on or its threshold chosen with. The
-windows of a scan are run once for all changes that leave them alone. Prints the table of
-docs/benchmarks.md.
+Predicts the 40 test phantoms that `tests.bench.study` makes: nothing that the fold was trained on
+or its threshold chosen with. The windows of a scan are run once for all changes that leave them
+alone. Prints the table of docs/benchmarks.md.
 """
 
 import argparse
@@ -26,16 +25,13 @@ tune_processor()
 import torch  # noqa: E402
 
 from bonemet_auto.evaluation.evaluate import evaluate_folders  # noqa: E402
-from bonemet_auto.images import Volume, find_images, read_hu  # noqa: E402
+from bonemet_auto.images import Volume, read_hu  # noqa: E402
 from bonemet_auto.inference import find, fuse, merge, predict  # noqa: E402
 from bonemet_auto.inference.export import write_case  # noqa: E402
 from bonemet_auto.inference.load import Ensemble, load_ensemble  # noqa: E402
-from bonemet_auto.schema import CaseLabels, read_json, write_json  # noqa: E402
-from tests.bench.dense_study import OTHER  # noqa: E402
-from tests.bench.study import DATASET  # noqa: E402
+from tests.bench.cohorts import PHANTOMS, join_references, join_scans  # noqa: E402
 
 CPU = torch.device("cpu")
-SETS = {DATASET: "Ts", OTHER: "Tr"}
 SHOWN = {
     "sens. .25 FP": ("detection", "sensitivity_at_0.25_fp"),
     "sens. 1 FP": ("detection", "sensitivity_at_1_fp"),
@@ -92,11 +88,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=list(CHANGES), choices=list(CHANGES))
     options = parser.parse_args()
     ensemble = load_ensemble([options.fold], CPU)
-    scans = join_scans(options.root, SETS)
+    scans = join_scans(options.root, PHANTOMS)
     print("| | " + " | ".join([*SHOWN, "s"]) + " |\n" + "| --- " * (len(SHOWN) + 2) + "|")
     run_windows: Callable[..., Any] = remembered(find.run_windows)
     with tempfile.TemporaryDirectory() as place:
-        reference = join_references(options.root, SETS, Path(place) / "reference")
+        reference = join_references(options.root, PHANTOMS, Path(place) / "reference")
         for name in options.only:
             out = Path(place) / "out"
             began = time.perf_counter()
@@ -108,28 +104,6 @@ def main() -> None:
             cells = ["-" if value is None else f"{value:.3f}" for value in values]
             print(f"| {name} | " + " | ".join(cells) + f" | {seconds:.0f} |", flush=True)
             shutil.rmtree(out)
-
-
-def join_scans(root: Path, sets: dict[str, str]) -> dict[str, Path]:
-    """Images of several cohorts, by cohort and case; `sets` names the part (Tr or Ts) of each."""
-    return {
-        f"{name}_{case}": path
-        for name, part in sets.items()
-        for case, path in find_images(root / "raw" / name / f"images{part}").items()
-    }
-
-
-def join_references(root: Path, sets: dict[str, str], out: Path) -> Path:
-    """One folder of labels for the same cohorts, whose patients are others."""
-    out.mkdir()
-    for name, part in sets.items():
-        for labels in sorted((root / "raw" / name / f"labels{part}").glob("*.json")):
-            record = read_json(labels, CaseLabels)
-            patient = {"patient_id": f"{name}_{record.patient_id}"}
-            write_json(out / f"{name}_{labels.name}", record.model_copy(update=patient))
-            image = labels.with_suffix(".nii.gz")
-            (out / f"{name}_{image.name}").symlink_to(image.resolve())
-    return out
 
 
 def predict_all(scans: dict[str, Path], ensemble: Ensemble, change: Change, out: Path) -> None:

@@ -3,13 +3,12 @@
     python -m tests.bench.study ROOT --table parts --steps 700 --seeds 0 1
     python -m tests.bench.study ROOT --table few --steps 400 --seeds 0 1
 
-Makes the cohorts in ROOT on the spot (40 training and 16 test phantoms of size medium, seed 0; with
-`--background CT ...` also 8 real CTs with planted lesions), trains every variant of a table of
-`tests.bench.variants` on fold 0 with every seed, two at a time with one thread each, predicts both
-test cohorts and appends one row per run and cohort to docs/benchmarks/studies.csv: commit, seed,
+Makes the scans of `tests.bench.cohorts` in ROOT, trains every variant of a table of
+`tests.bench.variants` on fold 0 with every seed, two at a time with one thread each, predicts the
+test scans and appends one row per run and cohort to docs/benchmarks/studies.csv: commit, seed,
 budget and figures. The budget is in steps of the full network: a variant whose steps cost less
-takes more of them, as measured in turns. `--print` prints the table of docs/benchmarks.md from what
-is there.
+takes more of them, as measured in turns. `--print` prints the tables of docs/benchmarks.md from
+what is there: each cohort, and the paired differences to the first variant.
 """
 
 import argparse
@@ -17,17 +16,20 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
 import pandas as pd
 
-from bonemet_auto.evaluation.evaluate import Evaluation, evaluate_folders
+from bonemet_auto.evaluation.cohort import read_cohort
+from bonemet_auto.evaluation.comparison import Difference, Differences, compare_cohorts
+from bonemet_auto.evaluation.evaluate import Evaluation, evaluate_cohort, evaluate_folders
+from tests.bench.cohorts import cases_of, held_out_reference, make_cohorts
 from tests.bench.variants import TABLES
 
-DATASET = "Dataset001_Med"
-COHORTS = {"phantoms": DATASET, "planted": "Dataset002_Planted"}
+PREDICTED = "predicted"
 CSV = Path(__file__).parents[2] / "docs" / "benchmarks" / "studies.csv"
 FIGURES = {
     "patient DSC": ("segmentation", "dsc"),
@@ -62,21 +64,7 @@ def main() -> None:
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(lambda run: start(options, *run), runs))
         append_rows(options, runs)
-    print_table(options)
-
-
-def make_cohorts(root: Path, background: list[Path]) -> None:
-    """Datasets and the plan of the training cohort, unless they are there."""
-    phantom = ["bonemet_phantom", "--size", "medium"]
-    wanted = {DATASET: [*phantom, "--cases", "40", "--test-cases", "16", "--seed", "0"]}
-    if background:
-        flags = ["--cases", "2", "--test-cases", "8", "--seed", "5", "--background"]
-        wanted[COHORTS["planted"]] = [*phantom, *flags, *map(str, background)]
-    for name, command in wanted.items():
-        if not (root / "raw" / name).is_dir():
-            subprocess.run([*command[:1], str(root / "raw" / name), *command[1:]], check=True)
-    plan = ["bonemet_plan_and_preprocess", "-d", "1", "--root", str(root), "--planner", "fast"]
-    subprocess.run(plan, check=True)
+    print_tables(options)
 
 
 def pretrain(root: Path, steps: int) -> None:
@@ -98,22 +86,16 @@ def run_folder(root: Path, variant: str, seed: int) -> Path:
     return root / "study" / variant.replace(" ", "_") / f"seed_{seed}"
 
 
-def cohorts_of(root: Path) -> dict[str, Path]:
-    """Annotated test cases of the cohorts that are there."""
-    raw = {cohort: root / "raw" / name / "labelsTs" for cohort, name in COHORTS.items()}
-    return {cohort: path for cohort, path in raw.items() if path.is_dir()}
-
-
 def commit() -> str:
     git = ["git", "describe", "--always", "--dirty"]
     return subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def append_rows(options: argparse.Namespace, runs: list[tuple[int, str]]) -> None:
-    rows = []
-    for (seed, variant), (cohort, reference) in product(runs, cohorts_of(options.root).items()):
+    rows, reference = [], held_out_reference(options.root)
+    for (seed, variant), (cohort, cases) in product(runs, cases_of(reference).items()):
         folder = run_folder(options.root, variant, seed)
-        found = evaluate_folders(folder / cohort, reference)
+        found = evaluate_folders(folder / PREDICTED, reference, cases=cases)
         steps = int((folder / "steps").read_text())
         row = {"commit": commit(), "variant": variant, "seed": seed, "cohort": cohort}
         row |= {"budget": f"{options.steps} steps", "steps": steps}
@@ -129,21 +111,34 @@ def value_of(found: Evaluation, name: str) -> float | None:
     return found.figures[group][figure].value
 
 
-def print_table(options: argparse.Namespace) -> None:
-    """Mean over seeds, and the interval of the first seed's patients."""
-    for cohort, reference in cohorts_of(options.root).items():
-        print(f"\n{cohort}\n| | " + " | ".join(options.variants) + " |")
-        print("| --- |" + " --- |" * len(options.variants))
-        found = {
+def print_tables(options: argparse.Namespace) -> None:
+    """Means over seeds with the first seed's intervals, and the differences of that seed."""
+    reference = held_out_reference(options.root)
+    for cohort, cases in cases_of(reference).items():
+        read = {
             variant: [
-                evaluate_folders(run_folder(options.root, variant, seed) / cohort, reference)
+                read_cohort(run_folder(options.root, variant, seed) / PREDICTED, reference, cases)
                 for seed in options.seeds
             ]
             for variant in options.variants
         }
-        for name in FIGURES:
-            cells = [cell(found[variant], name) for variant in options.variants]
-            print(f"| {name} | " + " | ".join(cells) + " |")
+        found = {variant: [evaluate_cohort(item) for item in read[variant]] for variant in read}
+        print_table(cohort, {variant: cells(found[variant]) for variant in found})
+        first, *others = options.variants
+        less = {other: compare_cohorts(read[other][0], read[first][0]) for other in others}
+        title = f"{cohort}, less {first}, seed {options.seeds[0]}"
+        print_table(title, {other: differences(less[other]) for other in others})
+
+
+def print_table(title: str, columns: Mapping[str, Mapping[str, str]]) -> None:
+    """A column of cells for each variant, a row for each of the `FIGURES`."""
+    print(f"\n{title}\n| | " + " | ".join(columns) + " |\n| --- |" + " --- |" * len(columns))
+    for name in FIGURES:
+        print(f"| {name} | " + " | ".join(column[name] for column in columns.values()) + " |")
+
+
+def cells(found: list[Evaluation]) -> dict[str, str]:
+    return {name: cell(found, name) for name in FIGURES}
 
 
 def cell(found: list[Evaluation], name: str) -> str:
@@ -155,6 +150,17 @@ def cell(found: list[Evaluation], name: str) -> str:
     each = ", ".join(f"{value:.2f}" for value in values)
     interval = "" if first.low is None else f"; {first.low:.2f}-{first.high:.2f}"
     return f"{sum(values) / len(values):.2f} ({each}{interval})"
+
+
+def differences(less: Differences) -> dict[str, str]:
+    return {name: difference(less[group][figure]) for name, (group, figure) in FIGURES.items()}
+
+
+def difference(item: Difference) -> str:
+    if item.difference is None:
+        return "-"
+    interval = "" if item.low is None else f" ({item.low:+.3f} to {item.high:+.3f})"
+    return f"{item.difference:+.3f}{interval}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One run of `tests.bench.study`: train a variant, predict the test cohorts.
+"""One run of `tests.bench.study`: train a variant, predict the test scans.
 
 python -m tests.bench.study_run ROOT VARIANT SEED STEPS
 """
@@ -20,7 +20,6 @@ from bonemet_auto.commands.fold_validation import validate_fold  # noqa: E402
 from bonemet_auto.data.loader import PatchDataset, batches, collate  # noqa: E402
 from bonemet_auto.files import preprocessed_folder, results_folder  # noqa: E402
 from bonemet_auto.folds import fold_cases  # noqa: E402
-from bonemet_auto.images import find_images  # noqa: E402
 from bonemet_auto.inference.export import write_case  # noqa: E402
 from bonemet_auto.inference.predict import Prediction, predict_cases  # noqa: E402
 from bonemet_auto.model.transfer import transfer_weights  # noqa: E402
@@ -30,8 +29,9 @@ from bonemet_auto.training import schedule  # noqa: E402
 from bonemet_auto.training.log import TrainingLog  # noqa: E402
 from bonemet_auto.training.loop import train  # noqa: E402
 from bonemet_auto.training.trainer import Trainer  # noqa: E402
+from tests.bench.cohorts import DATASET, held_out_scans  # noqa: E402
 from tests.bench.constants import changed  # noqa: E402
-from tests.bench.study import DATASET, cohorts_of, run_folder  # noqa: E402
+from tests.bench.study import PREDICTED, run_folder  # noqa: E402
 from tests.bench.variants import VARIANTS, Variant, build_variant  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -65,12 +65,10 @@ def main() -> None:
         loader = batches(dataset, 0, steps, plan.batch_size, workers=0)
         average = train(trainer, loader, out, Progress(0, steps, 15, seed), TrainingLog(out, 0))
     point = validate_fold(average, plan, root / "raw" / DATASET, held_out, out, CPU)
-    for cohort, reference in cohorts_of(root).items():
-        images = find_images(reference.parent / "imagesTs")
-        for found in predict_cases(images, [average], plan, CPU):
-            if not isinstance(found, Prediction):
-                raise RuntimeError(found)
-            write_case(out / cohort, found.case, found.geometry, found.result, point)
+    for found in predict_cases(held_out_scans(root), [average], plan, CPU):
+        if not isinstance(found, Prediction):
+            raise RuntimeError(found)
+        write_case(out / PREDICTED, found.case, found.geometry, found.result, point)
 
 
 def windows(
