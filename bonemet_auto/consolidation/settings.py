@@ -203,7 +203,8 @@ def cpm(cases: Sequence[HeldOutCase], smallest: float, weights: FloatArray) -> F
 def labelled_patient(case: HeldOutCase, point: OperatingPoint) -> LabelledPatient:
     """What a patient rule is fitted on: the lesions that would be reported."""
     reported = [lesion for lesion in case.lesions if counts(lesion, point)]
-    return LabelledPatient(pooled_lesions(reported), case.patient_label, case.fold)
+    lesions = pooled_lesions(reported)
+    return LabelledPatient(lesions, case.patient_label, case.fold, case.patient_id)
 
 
 def record_of(rule: PatientRule, name: str) -> PatientRuleRecord:

@@ -76,17 +76,19 @@ class PatientLesions:
 
 @dataclass(frozen=True)
 class LabelledPatient:
-    """One patient to fit on.
+    """One patient, or one scan of a patient, to fit on.
 
     Attributes:
         lesions: found by a network that never trained on this patient.
         label: 1 lung-cancer metastasis, 0 not, None unknown (left out of every fit).
         fold: the fold that this patient validated; None where there are no folds.
+        patient_id: scans of one patient share it; None where there are no others.
     """
 
     lesions: PatientLesions
     label: Literal[0, 1] | None
     fold: int | None = None
+    patient_id: str | None = None
 
 
 class PatientRule(Protocol):

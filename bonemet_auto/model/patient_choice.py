@@ -33,9 +33,9 @@ class ComparedRule:
 
     Attributes:
         name: key of `FITS`.
-        log_loss: mean over patients, probabilities limited to [0.001, 0.999].
-        gain: mean over patients of noisy-or's loss minus this rule's; above 0 it is better.
-        gain_standard_error: of that mean of paired differences.
+        log_loss: mean over scans, probabilities limited to [0.001, 0.999].
+        gain: mean over scans of noisy-or's loss minus this rule's; above 0 it is better.
+        gain_standard_error: of that mean of paired differences; scans of a patient count together.
     """
 
     name: RuleName
@@ -69,7 +69,7 @@ def out_of_fold(fit: Fit, patients: Sequence[LabelledPatient]) -> FloatArray:
 
     Args:
         fit: from patients to a rule: one of `FITS`, or a whole choice among them.
-        patients: each patient once; of several scans each counts as one.
+        patients: each scan once.
 
     Returns:
         (n,) probabilities, of unlabelled patients too.
@@ -104,18 +104,20 @@ def choose_rule(patients: Sequence[LabelledPatient]) -> RuleChoice:
     and where `fit_head` refuses a fold's patients the head is left out; the reason says so.
 
     Args:
-        patients: each patient once, those without label are left out; of several scans each counts
-            as one.
+        patients: each scan once; those without label are left out.
     """
     known = [item for item in patients if item.label is not None]
-    if len(known) < MIN_PATIENTS:
-        few = f"{len(known)} patients with a label, fewer than {MIN_PATIENTS}"
+    owners = _owners(known)
+    n_patients = len(set(owners))
+    if n_patients < MIN_PATIENTS:
+        few = f"{n_patients} patients with a label, fewer than {MIN_PATIENTS}"
         return RuleChoice("noisy_or", fit_noisy_or(known), (), f"noisy_or kept: {few}")
-    baseline, maximum = _log_losses("noisy_or", known), _log_losses("maximum", known)
-    compared = [_compared("noisy_or", baseline, baseline), _compared("maximum", baseline, maximum)]
+    baseline = _log_losses("noisy_or", known)
+    compared = [_compared("noisy_or", baseline, baseline, owners)]
+    compared.append(_compared("maximum", baseline, _log_losses("maximum", known), owners))
     remark = ""
     try:
-        compared.append(_compared("head", baseline, _log_losses("head", known)))
+        compared.append(_compared("head", baseline, _log_losses("head", known), owners))
     except DataError as error:
         remark = f"; head left out: {error}"
     better = [c for c in compared if c.gain - c.gain_standard_error > _ROUNDING]
@@ -131,7 +133,18 @@ def _log_losses(name: RuleName, known: Sequence[LabelledPatient]) -> FloatArray:
     return -np.log(np.clip(np.where(lung, probabilities, 1 - probabilities), SURE, 1 - SURE))
 
 
-def _compared(name: RuleName, baseline: FloatArray, loss: FloatArray) -> ComparedRule:
+def _owners(known: Sequence[LabelledPatient]) -> list[int]:
+    """Number of each scan's patient."""
+    numbers: dict[str | int, int] = {}
+    keys = [row if item.patient_id is None else item.patient_id for row, item in enumerate(known)]
+    return [numbers.setdefault(key, len(numbers)) for key in keys]
+
+
+def _compared(
+    name: RuleName, baseline: FloatArray, loss: FloatArray, owners: Sequence[int]
+) -> ComparedRule:
     gains = baseline - loss
-    error = gains.std(ddof=1) / math.sqrt(len(gains))
-    return ComparedRule(name, float(loss.mean()), float(gains.mean()), float(error))
+    # Sums over patients: scans of one are not independent of each other.
+    sums = np.bincount(owners, gains - gains.mean())
+    error = math.sqrt(len(sums) / (len(sums) - 1) * float(sums @ sums)) / len(gains)
+    return ComparedRule(name, float(loss.mean()), float(gains.mean()), error)

@@ -56,9 +56,7 @@ def steps_for_budget(
     trainer = Trainer(model, plan.training, len(share), _TRIED, 0, device, world)
     # The first step trains the dense branch alone, the last one everything.
     first_and_last = (0, _TRIED - 1)
-    dense_s, all_s = step_seconds(
-        trainer, dataset, plan.batch_size, workers, first_and_last, share
-    )
+    dense_s, all_s = step_seconds(trainer, dataset, plan.batch_size, workers, first_and_last, share)
     step_s = DENSE_ONLY_SHARE * dense_s + (1 - DENSE_ONLY_SHARE) * all_s
     forward_s = _forward_seconds(trainer, plan)
     validation_s = forward_s * sum(

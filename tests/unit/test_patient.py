@@ -1,6 +1,6 @@
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from scipy.optimize import minimize
 
 from bonemet_auto.errors import DataError
 from bonemet_auto.model.patient import (
+    MIN_PATIENTS,
     POOLED_SCALARS,
     LabelledPatient,
     Maximum,
@@ -254,6 +255,18 @@ def test_a_gain_within_one_standard_error_changes_nothing(monkeypatch):
     assert once.name == "noisy_or"
     often = choose_rule([*empty, *(LabelledPatient(pair, 0, k) for k in range(5))])
     assert often.name == "maximum"
+
+
+def test_scans_of_a_patient_count_together():
+    patients = _cohort("head", 100, 7)
+    each = choose_rule(patients).compared
+    doubled = [replace(item, patient_id=str(k)) for k, item in enumerate(patients) for _ in "ab"]
+    for alone, twice in zip(each, choose_rule(doubled).compared, strict=True):
+        assert twice.gain == pytest.approx(alone.gain, rel=0.1)
+        error = pytest.approx(alone.gain_standard_error, rel=0.1)
+        assert twice.gain_standard_error == error
+    few = [item for item in doubled if int(item.patient_id or 0) < MIN_PATIENTS - 1]
+    assert f"{MIN_PATIENTS - 1} patients" in choose_rule(few).reason
 
 
 def test_rounding_is_no_gain():
