@@ -126,11 +126,7 @@ FEW = {
 }
 SCHEDULE = {
     "full": Variant(),
-    "dense first .4": Variant(constants=dense_first(0.4)),
-    "dense first .85": Variant(constants=dense_first(0.85)),
-    "half the RoIs": Variant(
-        constants={"model.mask_rcnn.ROIS_PER_IMAGE": 6, "model.mask_rcnn.MASK_ROIS": 4}
-    ),
+    "dense first .7": Variant(constants=dense_first(0.7)),
 }
 TABLES = {"parts": PARTS, "few": FEW, "schedule": SCHEDULE}
 VARIANTS = PARTS | FEW | SCHEDULE

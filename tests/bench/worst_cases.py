@@ -17,8 +17,10 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.colors import to_rgb  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from bonemet_auto.evaluation.evaluate import evaluate_folders  # noqa: E402
@@ -28,6 +30,9 @@ from bonemet_auto.report.pictures import View, centre_of, three_views  # noqa: E
 
 SIZES_MM = {"5-10 mm": (5, 10), "10-20 mm": (10, 20), "> 20 mm": (20, 1000)}
 WORST = 10
+COLOURS = ("lime", "orange")
+SHADES = ((1.0, 0.0), (0.75, 0.2), (0.5, 0.2), (0.5, 0.6))
+"""How much of an outline, and the grey beside it, smoothing leaves in a pixel."""
 
 
 class Worst(NamedTuple):
@@ -119,12 +124,23 @@ def draw(worst: list[Worst], pred: Path, raw: Path, picture: Path) -> None:
     figure.tight_layout(pad=0.4)
     drawn = BytesIO()
     figure.savefig(drawn, dpi=64)
-    Image.open(drawn).convert("RGB").quantize(64).save(picture, optimize=True)
+    few = Image.open(drawn).convert("RGB").quantize(palette=palette(), dither=Image.Dither.NONE)
+    few.save(picture, optimize=True)
+
+
+def palette() -> Image.Image:
+    """56 greys, and four shades of each outline, which rare as they are would become grey."""
+    lines = [np.array(to_rgb(colour)) for colour in COLOURS]
+    shades = [grey + share * (line - grey) for line in lines for share, grey in SHADES]
+    greys = np.linspace(0, 1, 56)[:, None].repeat(3, axis=1)
+    image = Image.new("P", (1, 1))
+    image.putpalette(np.rint(255 * np.vstack([greys, *shades])).astype(int).ravel().tolist())
+    return image
 
 
 def show(view: View, axis: Axes) -> None:
     axis.imshow(view.grey, "gray", extent=(0, view.width_mm, view.height_mm, 0))
-    for lines, colour in ((view.reference, "lime"), (view.predicted, "orange")):
+    for lines, colour in zip((view.reference, view.predicted), COLOURS, strict=True):
         for line in lines:
             axis.plot(*line.T, color=colour, linewidth=1)
 
